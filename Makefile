@@ -1,0 +1,31 @@
+# `make run TASK=cartpole` and `make test` set everything up themselves.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TASK ?= cartpole
+
+.PHONY: run test test-slow check format
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+run: $(VENV)/installed
+	$(BIN)/bench run --task $(TASK)
+
+test: $(VENV)/installed
+	$(BIN)/pytest
+
+test-slow: $(VENV)/installed
+	$(BIN)/pytest -m slow
+
+check: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: $(VENV)/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

@@ -1,0 +1,172 @@
+"""Networks, at theta_0: `f(input_shape, output_size, *, keys) -> nn.Module`.
+
+Every network takes float rows (B, *input_shape) and gives (B, output_size); its keyword-only
+parameters are the keys of `network:` in tasks.yaml. Weights are drawn from torch's global
+generator, which the caller seeds.
+
+Batch norm is off by default: its running statistics are buffers, not parameters, so they lie
+outside theta and a solution (seed, z) does not hold them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from difficulty_bench.errors import UsageError
+
+Init = Literal["he_normal", "orthogonal", "torch"]
+Size = Annotated[int, Field(ge=1)]
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+def mlp(
+    input_shape: tuple[int, ...],
+    output_size: int,
+    *,
+    width: Size = 200,
+    depth: Annotated[int, Field(ge=0)] = 2,
+    activation: Literal["relu", "tanh"] = "relu",
+    init: Init = "he_normal",
+) -> nn.Module:
+    """Fully connected, `depth` hidden layers of `width` units; images are flattened."""
+    sizes = [math.prod(input_shape), *[width] * depth]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+    return initialise(nn.Sequential(*layers, nn.Linear(sizes[-1], output_size)), init)
+
+
+def linear(
+    input_shape: tuple[int, ...], output_size: int, *, init: Init = "he_normal"
+) -> nn.Module:
+    """One linear map without bias: D = inputs * outputs exactly."""
+    layer = nn.Linear(math.prod(input_shape), output_size, bias=False)
+    return initialise(nn.Sequential(nn.Flatten(), layer), init)
+
+
+def lenet(
+    input_shape: tuple[int, ...], output_size: int, *, init: Init = "he_normal"
+) -> nn.Module:
+    """conv 5x5x6 valid, max-pool 2, conv 5x5x16, max-pool 2, FC 120, 84 (LeCun et al. 1998).
+
+    Raise UsageError unless the input is an image of at least 16 x 16.
+    """
+    channels, height, width = _image(input_shape, "lenet", smallest=16)
+    rows, columns = (((side - 4) // 2 - 4) // 2 for side in (height, width))
+    network = nn.Sequential(
+        *(nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Flatten(),
+        *(nn.Linear(16 * rows * columns, 120), nn.ReLU()),
+        *(nn.Linear(120, 84), nn.ReLU()),
+        nn.Linear(84, output_size),
+    )
+    return initialise(network, init)
+
+
+def nature_cnn(
+    input_shape: tuple[int, ...], output_size: int, *, init: Init = "orthogonal"
+) -> nn.Module:
+    """conv 32 8x8/4, 64 4x4/2, 64 3x3/1, all valid, FC 512 (Mnih et al. 2015)."""
+    channels, height, width = _image(input_shape, "nature_cnn", smallest=36)
+    rows, columns = (((side - 4) // 4 - 2) // 2 - 2 for side in (height, width))
+    network = nn.Sequential(
+        *(nn.Conv2d(channels, 32, 8, stride=4), nn.ReLU()),
+        *(nn.Conv2d(32, 64, 4, stride=2), nn.ReLU()),
+        *(nn.Conv2d(64, 64, 3), nn.ReLU()),
+        nn.Flatten(),
+        *(nn.Linear(64 * rows * columns, 512), nn.ReLU()),
+        nn.Linear(512, output_size),
+    )
+    return initialise(network, init)
+
+
+def li2018_cnn(
+    input_shape: tuple[int, ...],
+    output_size: int,
+    *,
+    batch_norm: bool = False,
+    init: Init = "he_normal",
+) -> nn.Module:
+    """conv 16 8x8/4, conv 32 4x4/2, both padded `same`, FC 256: Li et al.'s network for Pong.
+
+    With `batch_norm` after each hidden layer, as published, D = 1,005,974 for 4 x 84 x 84 and 6
+    outputs (see the module's docstring for what batch norm costs); without, 1,005,366.
+    """
+    channels, height, width = _image(input_shape, "li2018_cnn", smallest=1)
+    rows, columns = (math.ceil(math.ceil(side / 4) / 2) for side in (height, width))
+    norm2d, norm1d = (nn.BatchNorm2d, nn.BatchNorm1d) if batch_norm else (None, None)
+    network = nn.Sequential(
+        *(SamePadding(8, 4), nn.Conv2d(channels, 16, 8, stride=4)),
+        *([norm2d(16)] if norm2d else []),
+        *(nn.ReLU(), SamePadding(4, 2), nn.Conv2d(16, 32, 4, stride=2)),
+        *([norm2d(32)] if norm2d else []),
+        *(nn.ReLU(), nn.Flatten(), nn.Linear(32 * rows * columns, 256)),
+        *([norm1d(256)] if norm1d else []),
+        *(nn.ReLU(), nn.Linear(256, output_size)),
+    )
+    return initialise(network, init)
+
+
+class SamePadding(nn.Module):
+    """Zeros around (B, C, H, W) so that a strided convolution gives ceil(side / stride).
+
+    An odd number of zeros puts the larger half below and to the right, as TensorFlow does;
+    torch's own `padding="same"` refuses strides.
+    """
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for side in (x.shape[3], x.shape[2]):  # nn.functional.pad starts at the last axis
+            outputs = math.ceil(side / self.stride)
+            total = max((outputs - 1) * self.stride + self.kernel - side, 0)
+            pads += [total // 2, total - total // 2]
+        return nn.functional.pad(x, pads)
+
+
+def initialise(network: nn.Module, init: Init) -> nn.Module:
+    """Draw kernels in place, zero the biases; return `network`.
+
+    `he_normal`: N(0, 2 / fan_in) (He et al. 2015). `orthogonal`: gain sqrt(2), and 0.01 on the
+    output layer, so that a policy starts near uniform (PPO's usual choice). `torch`: leave
+    torch's default U(-1, 1) / sqrt(fan_in), biases too.
+    """
+    if init == "torch":
+        return network
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    with torch.no_grad():
+        for layer in layers:
+            if init == "he_normal":
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            else:
+                gain = 0.01 if layer is layers[-1] else math.sqrt(2)
+                nn.init.orthogonal_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return network
+
+
+def _image(shape: tuple[int, ...], network: str, smallest: int) -> tuple[int, int, int]:
+    """(C, H, W), or UsageError where `shape` is no image or one too small for the network."""
+    if len(shape) != 3:
+        raise UsageError(
+            f"network '{network}' takes images (channels, height, width), not inputs of shape "
+            f"{shape}; use 'agents.networks:mlp'"
+        )
+    channels, height, width = shape
+    if min(height, width) < smallest:
+        raise UsageError(
+            f"network '{network}' needs images of at least {smallest} x {smallest}, not "
+            f"{height} x {width}; use 'agents.networks:mlp'"
+        )
+    return channels, height, width

@@ -1,0 +1,1 @@
+"""Intrinsic dimension of learning problems, with error bars."""

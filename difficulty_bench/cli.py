@@ -1,0 +1,146 @@
+"""The `bench` command: arguments, one-line errors, exit codes. The work is in `verbs`.
+
+Nothing heavy is imported here, so that `bench --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import BenchError
+
+DEFAULT_STORE = Path("bench.sqlite")
+EXIT_CODES = """exit codes: 0 done; 1 a trial failed; 2 usage or configuration; 3 store, data or
+environment unusable; 130/143 interrupted (the last line says how to resume)"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    try:
+        code: int = _handler(arguments.handler)(arguments)
+        return code
+    except BenchError as error:
+        if arguments.debug:
+            raise
+        print(f"bench: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
+        return 130
+
+
+def _handler(name: str) -> Callable[[argparse.Namespace], int]:
+    """`module:function` of `difficulty_bench.verbs`."""
+    module_name, _, function_name = name.partition(":")
+    module = importlib.import_module(f"{__package__}.verbs.{module_name}")
+    handler: Callable[[argparse.Namespace], int] = getattr(module, function_name)
+    return handler
+
+
+def positive(kind: type[Any]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def dimensions(text: str) -> tuple[int, ...]:
+    """`100,300,1000` -> (100, 300, 1000), ascending."""
+    try:
+        values = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}': give dimensions like 100,300,1000") from None
+    if values[0] < 1:
+        raise argparse.ArgumentTypeError(f"'{text}': every d must be at least 1")
+    return tuple(values)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench",
+        description="How hard is this problem? Its intrinsic dimension, with error bars.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show a traceback for an error")
+    common.add_argument(
+        "--store", type=Path, default=DEFAULT_STORE, metavar="PATH", help="default: %(default)s"
+    )
+    common.add_argument(
+        "--tasks", type=Path, action="append", default=[], metavar="FILE",
+        help="a registry of your own beside the suite's; repeatable",
+    )  # fmt: skip
+    sub = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def add(name: str, handler: str, text: str) -> argparse.ArgumentParser:
+        verb = sub.add_parser(name, help=text, description=text, parents=[common])
+        verb.set_defaults(handler=handler)
+        return verb
+
+    add("list", "look:list_tasks", "tasks: paradigm, network, D, data present?, last result")
+    _add_run(add("run", "run:run", "measure: baseline, search, interval; resumes if interrupted"))
+    _add_report(add("report", "exchange:report", "regenerate the difficulty tables and plots"))
+    _add_results(add("results", "exchange:results", "finished trials as JSON lines"))
+    add("status", "look:status", "what has run, what failed, what it cost")
+    show = add("show", "look:show", "a task in full, and what was measured of it")
+    show.add_argument("task")
+    show.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    export = add("export", "solutions:export", "write a trial's solution: seed and d numbers")
+    export.add_argument("trial", help="its identity or the start of it, as `bench show` lists it")
+    export.add_argument("file", type=Path, metavar="FILE")
+    evaluate = add("eval", "solutions:evaluate", "evaluate an exported solution afresh")
+    evaluate.add_argument("file", type=Path, metavar="FILE")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the evaluation")
+    evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    data = add("data", "machine:data", "fetch or verify the data sets")
+    data.add_argument("action", choices=["fetch", "verify"])
+    data.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    add("doctor", "machine:doctor", "what of this machine is usable and what is not")
+    return parser
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    add = run.add_argument
+    add("--task", dest="names", action="append", required=True, metavar="NAME", help="repeatable")
+    add("--d", dest="grid", type=dimensions, metavar="D,D,...", help="exactly these d, no search")
+    add("--seeds", type=positive(int), metavar="N", help="seeds per d (near the crossing)")
+    add("--projection", metavar="NAME", help="dense, sparse, fastfood or hashed")
+    add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+        help="override a field, e.g. agent.learning_rate=3e-4; repeatable")  # fmt: skip
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add("--workers", type=positive(int), metavar="N", help="trials side by side (default: cores)")
+    add("--precision", type=float, metavar="F", help="stop at intervals within a factor F")
+    add("--max-trials", type=positive(int), metavar="N")
+    add("--max-hours", type=positive(float), metavar="H", help="checkpoint and stop after H hours")
+    add("--wandb", choices=["off", "offline", "online"], default="off")
+    add("--dry-run", action="store_true", help="check everything, say what would run, write nothing")
+    add("--json", action="store_true", help="rows as JSON on stdout, events as JSON on stderr")
+    add("--quiet", action="store_true")
+
+
+def _add_report(report: argparse.ArgumentParser) -> None:
+    report.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR",
+                        help="DIR/results.jsonl is merged with the store (default: %(default)s)")  # fmt: skip
+    report.add_argument("--format", default="md,json,csv", metavar="F,F,...",
+                        help="of md, json, csv (default: %(default)s)")  # fmt: skip
+
+
+def _add_results(results: argparse.ArgumentParser) -> None:
+    results.add_argument("action", choices=["export", "import"])
+    results.add_argument("file", type=Path, metavar="FILE")
+    results.add_argument("--task", dest="names", action="append", default=[], metavar="NAME",
+                         help="export these tasks only; repeatable")  # fmt: skip
+

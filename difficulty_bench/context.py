@@ -1,0 +1,183 @@
+"""What an agent gets beside problem and network: optimiser, seeds, progress, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .problem import Split
+from .seeds import Streams
+from .subspace import SubspaceOptimizer
+
+if TYPE_CHECKING:
+    from .trial import Runtime, Trial
+
+CHECKPOINT_INTERVAL_S = 60.0
+
+
+class Diverged(Exception):
+    """Training left the finite numbers; the trial is failed, hence not solved."""
+
+
+class TimedOut(Exception):
+    """The trial ran past its task's `timeout_s`; it is not solved."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; the trial stays waiting and resumes from its checkpoint."""
+
+
+class TrialContext:
+    """Handed to `agent(problem, network, context, **parameters)`, which trains in place.
+
+    An agent asks `optimizer` for its optimiser, so that native and subspace training differ in
+    nothing else, draws its randomness from `streams`, and calls `tick` at least every few
+    seconds.
+    """
+
+    def __init__(self, trial: Trial, D: int, runtime: Runtime) -> None:
+        self.streams: Streams = trial.streams
+        self.device = torch.device(runtime.device)
+        self.split: Split = "validation" if trial.request.role == "pilot" else "test"
+        self.D, self.d = D, trial.request.d
+        self.lr_scale = trial.request.lr_scale
+        self.curve: list[tuple[int, str, float]] = []
+        self.steps = 0
+        self._projection = trial.task.projection
+        self._timeout_s = trial.task.timeout_s
+        self._runtime = runtime
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._earlier_s = 0.0
+        self._start = self._last_save = time.perf_counter()
+        folder = runtime.checkpoint_dir
+        self._checkpoint: Path | None = folder / f"{trial.identity}.pt" if folder else None
+
+    @property
+    def native(self) -> bool:
+        """Whether all D parameters are trained (d = 0 in the request)."""
+        return self.d == 0
+
+    @property
+    def device_name(self) -> str:
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return "cpu"
+
+    def learning_rate(self, lr: float) -> float:
+        """The value for every param group's `lr`, where the task's own learning rate is `lr`.
+
+        Natively the request's multiplier is in it. In the subspace it is not: the optimiser
+        applies it to z alone, so that a native critic beside keeps `lr`.
+        """
+        return lr * self.lr_scale if self.native else lr
+
+    def optimizer(
+        self,
+        parameters: Iterable[nn.Parameter],
+        inner: type[torch.optim.Optimizer] = torch.optim.Adam,
+        *,
+        lr: float,
+        aids: Iterable[nn.Parameter] = (),
+        **inner_kwargs: Any,
+    ) -> torch.optim.Optimizer:
+        """An optimiser of the class `inner` over z, or over `parameters` natively.
+
+        `aids` are training aids (a critic, an exploration noise) that are always trained
+        natively: it is the policy whose dimension is measured.
+        """
+        groups: list[dict[str, Any]] = [{"params": list(parameters)}]
+        if aids := list(aids):
+            groups.append({"params": aids, "subspace": False})
+        if self.native:
+            plain = [{"params": group["params"]} for group in groups]
+            self._optimizer = inner(plain, lr=self.learning_rate(lr), **inner_kwargs)
+        else:
+            self._optimizer = SubspaceOptimizer(
+                groups,
+                inner,
+                d=self.d,
+                seed=self.streams.projection,
+                projection=self._projection,
+                lr=lr,
+                lr_scale=self.lr_scale,
+                **inner_kwargs,
+            )
+        return self._optimizer
+
+    @property
+    def z(self) -> Tensor | None:
+        """The solution so far, (d,); None natively."""
+        return self._optimizer.z if isinstance(self._optimizer, SubspaceOptimizer) else None
+
+    def tick(
+        self, steps: int, state: Callable[[], dict[str, Any]] | None = None, **values: float
+    ) -> None:
+        """Note progress: `steps` done so far, and points of the curve.
+
+        `state()` gives all that `resume` needs (tensors and plain containers); with it the trial
+        checkpoints once a minute and before it stops. Raise Diverged for a value that is not
+        finite, TimedOut, or Interrupted; let all three pass.
+        """
+        self.steps = steps
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise Diverged(f"{name} is {value} at step {steps}")
+            self.curve.append((steps, name, float(value)))
+        if self._timeout_s is not None and self.elapsed_s() > self._timeout_s:
+            raise TimedOut(f"over {self._timeout_s:g} s at step {steps}")
+        stopping = self._must_stop()
+        due = time.perf_counter() - self._last_save > CHECKPOINT_INTERVAL_S
+        if state is not None and (stopping or due):
+            self._save(state())
+        if stopping:
+            raise Interrupted(f"stopped at step {steps}")
+
+    def resume(self) -> dict[str, Any] | None:
+        """The `state` of the last checkpoint, or None for a fresh start."""
+        if self._checkpoint is None or not self._checkpoint.exists():
+            return None
+        saved = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+        self.steps, self._earlier_s = saved["steps"], saved["elapsed_s"]
+        self.curve = [(int(s), str(n), float(v)) for s, n, v in saved["curve"]]
+        state: dict[str, Any] = saved["state"]
+        return state
+
+    def elapsed_s(self) -> float:
+        """Seconds of training, those before a resumption included."""
+        return self._earlier_s + time.perf_counter() - self._start
+
+    def discard_checkpoint(self) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint.unlink(missing_ok=True)
+
+    def _must_stop(self) -> bool:
+        deadline, stop = self._runtime.deadline, self._runtime.stop
+        return (deadline is not None and time.time() > deadline) or (
+            stop is not None and stop.is_set()
+        )
+
+    def _save(self, state: dict[str, Any]) -> None:
+        """Write beside and rename, so that a kill leaves the old checkpoint or the new one."""
+        if self._checkpoint is None:
+            return
+        content = {
+            "steps": self.steps,
+            "elapsed_s": self.elapsed_s(),
+            "curve": [list(point) for point in self.curve],
+            "state": state,
+        }
+        self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._checkpoint.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._checkpoint)
+        self._last_save = time.perf_counter()

@@ -1,0 +1,155 @@
+"""The `score` likelihood: the mean score as a smooth random curve of x = log d.
+
+Universal kriging (Rasmussen & Williams 2006, section 2.7): with normalised scores y,
+
+    y_ij = b0 + b1 (x_i - xbar) + g(x_i) + e_ij,   e_ij ~ N(0, s^2),   g ~ GP(0, s^2 r^2 k_l)
+
+where k_l is the Matern-5/2 kernel with length l, b has a flat prior and s^2 a weak inverse-gamma
+one, so that given (r, l) the curve at any x is Student-t. (r, l) run over a small grid and are
+averaged with their marginal likelihoods. r = 0 is a straight line, whose interval for the crossing
+is Fieller's. See docs/estimate.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr
+
+Array = NDArray[np.float64]
+
+LENGTHS = (0.2, 0.4, 0.8, 1.6, 3.2)  # l, in units of log d: factors of 1.2 to 25 in d
+RATIOS = (1.0, 3.0, 10.0, 30.0)  # r: how far the curve strays from a line, in spreads of a trial
+LINE_WEIGHT = 0.25  # prior probability of the straight line
+PRIOR_DOF = 1.0  # the spread's prior is worth one trial ...
+PRIOR_SPREAD = 0.01  # ... of this spread in normalised score: METHOD.md's seeds on MNIST
+OUTLIER = 3.0  # spreads; a score further from the curve counts as that far
+MIN_TRIALS = 5  # below this, and at a single d, the curve says less than the pass bits
+ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Posterior of the mean score; h runs over (r, l), i over the m distinct d.
+
+    `moments(x)` gives, for each h, the location and squared scale of a Student-t with `dof`.
+    """
+
+    x: Array  # (m,) log d
+    length: Array  # (h,)
+    power: Array  # (h,) r^2
+    inverse: Array  # (h, m, m) of r^2 k + diag(1 / n)
+    beta: Array  # (h, 2)
+    beta_cov: Array  # (h, 2, 2), in units of spread2
+    alpha: Array  # (h, m) inverse @ residual from the line
+    spread2: Array  # (h,) s^2
+    weight: Array  # (h,) posterior
+    dof: float
+
+    def _cross(self, x: Array) -> Array:
+        """Prior covariance with the data, in units of spread2, (h, X, m)."""
+        return self.power[:, None, None] * matern(x[:, None] - self.x, self.length)
+
+    def _line(self, x: Array) -> Array:
+        return np.stack([np.ones_like(x), x - self.x.mean()], axis=-1)  # (X, 2)
+
+    def moments(self, x: Array) -> tuple[Array, Array]:
+        """Location (h, X) and squared scale (h, X) of the mean score at log d = x (X,)."""
+        k, H = self._cross(x), self._line(x)
+        kc = k @ self.inverse  # (h, X, m)
+        r = H - kc @ self._line(self.x)  # (h, X, 2)
+        mean = (H @ self.beta[:, :, None])[..., 0] + (k @ self.alpha[:, :, None])[..., 0]
+        q = self.power[:, None] - (kc * k).sum(-1) + ((r @ self.beta_cov) * r).sum(-1)
+        return mean, self.spread2[:, None] * np.maximum(q, 1e-12)
+
+    def covariance(self, a: Array, b: Array) -> Array:
+        """Posterior covariance (A, B) of the mean score under the likeliest (r, l)."""
+        h = int(self.weight.argmax())
+        ka, kb = self._cross(a)[h], self._cross(b)[h]
+        prior = self.power[h] * matern(a[:, None] - b, self.length[h : h + 1])[0]
+        ra = self._line(a) - ka @ self.inverse[h] @ self._line(self.x)
+        rb = self._line(b) - kb @ self.inverse[h] @ self._line(self.x)
+        inner = prior - ka @ self.inverse[h] @ kb.T + ra @ self.beta_cov[h] @ rb.T
+        return np.asarray(self.spread2[h] * inner)
+
+    @cached_property
+    def spread(self) -> float:
+        """Standard deviation of one trial about the mean score."""
+        return float(np.sqrt(self.weight @ self.spread2))
+
+    def mean(self, x: Array) -> Array:
+        return np.asarray(self.weight @ self.moments(x)[0])  # (X,)
+
+    def above(self, x: Array, threshold: float, variance: float = 0.0, dof: float = 1.0) -> Array:
+        """P(mean score at x >= threshold | data), (X,), for a threshold known to `variance`.
+
+        Where both are uncertain, their difference is taken as Student-t with Welch's and
+        Satterthwaite's degrees of freedom.
+        """
+        mean, scale2 = self.moments(x)
+        total = scale2 + variance
+        nu = total**2 / (scale2**2 / self.dof + variance**2 / dof)
+        return np.asarray(self.weight @ stdtr(nu, (mean - threshold) / np.sqrt(total)))
+
+
+def matern(distance: Array, length: Array) -> Array:
+    """Matern-5/2 correlation of distance (...) for every length (h,): (h, ...)."""
+    t = np.sqrt(5.0) * np.abs(distance) / length.reshape(-1, *[1] * distance.ndim)
+    return np.asarray((1.0 + t + t * t / 3.0) * np.exp(-t))
+
+
+@lru_cache(maxsize=64)
+def fit(d: tuple[int, ...], y: tuple[float, ...]) -> Curve:
+    """Fit a curve to trials (d_k, y_k), outliers drawn in to OUTLIER spreads (Huber)."""
+    x, y_k = np.log(np.asarray(d, dtype=float)), np.asarray(y)
+    drawn = y_k
+    for _ in range(ROUNDS):
+        curve = _fit(x, drawn)
+        at = curve.mean(curve.x)[np.searchsorted(curve.x, x)]
+        reach = OUTLIER * curve.spread
+        update = np.clip(y_k, at - reach, at + reach)
+        if np.allclose(update, drawn, rtol=0.0, atol=0.02 * reach):
+            break
+        drawn = update
+    return curve
+
+
+def _hyper() -> tuple[Array, Array, Array]:
+    pairs = [(r * r, length) for r in RATIOS for length in LENGTHS]
+    power, length = np.array([(0.0, 1.0), *pairs]).T
+    prior = np.full(len(power), (1.0 - LINE_WEIGHT) / len(pairs))
+    prior[0] = LINE_WEIGHT
+    return power, length, np.log(prior)
+
+
+POWER, LENGTH, LOG_PRIOR = _hyper()
+
+
+def _fit(x_k: Array, y_k: Array) -> Curve:
+    x, index, n = np.unique(x_k, return_inverse=True, return_counts=True)
+    ybar = np.bincount(index, y_k) / n
+    within = float(((y_k - ybar[index]) ** 2).sum())
+    H = np.stack([np.ones_like(x), x - x.mean()], axis=-1)  # (m, 2)
+    C = POWER[:, None, None] * matern(x[:, None] - x, LENGTH) + np.diag(1.0 / n)
+    inverse = np.linalg.inv(C)
+    gram = H.T @ inverse @ H  # (h, 2, 2)
+    beta_cov = np.linalg.inv(gram)
+    beta = (beta_cov @ (H.T @ inverse @ ybar)[..., None])[..., 0]
+    residual = ybar - beta @ H.T  # (h, m)
+    alpha = (inverse @ residual[..., None])[..., 0]
+    dof = len(x_k) - 2 + PRIOR_DOF
+    total = within + (residual * alpha).sum(-1) + PRIOR_DOF * PRIOR_SPREAD**2
+    evidence = -0.5 * (_logdet(C) + _logdet(gram) + dof * np.log(total)) + LOG_PRIOR
+    weight = np.exp(evidence - evidence.max())
+    keep = weight > 1e-3  # the rest cannot move a 95% interval
+    weight = weight[keep] / weight[keep].sum()
+    picked: list[Any] = [v[keep] for v in (LENGTH, POWER, inverse, beta, beta_cov, alpha, total)]
+    return Curve(x, *picked[:6], spread2=picked[6] / dof, weight=weight, dof=dof)
+
+
+def _logdet(a: Array) -> Array:
+    return np.asarray(np.linalg.slogdet(a)[1])

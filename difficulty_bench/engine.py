@@ -1,0 +1,175 @@
+"""Where trials run: in this process, or in several beside it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .context import Interrupted
+from .results import TrialResult
+from .trial import Runtime, Trial, failed_result, run_trial
+
+GRACE_S = 30.0  # for running trials to reach their next tick after a stop request
+
+
+class Engine(ABC):
+    """Runs trials and yields their results as they finish, in any order.
+
+    Every trial that is not interrupted gives exactly one result: one that kills its process is
+    a failed trial. `run` raises Interrupted once the deadline or `stop()` ended it, after the
+    results that were still finished have been yielded. Results do not depend on the engine.
+    """
+
+    @abstractmethod
+    def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]: ...
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Ask running trials to checkpoint and end; safe to call from a signal handler."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class InlineEngine(Engine):
+    """One trial after another in this process."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+
+    def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
+        for trial in trials:
+            if self._stop.is_set():
+                raise Interrupted("stopped")
+            yield run_trial(trial, replace(runtime, stop=self._stop))
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class _Job:
+    trial: Trial
+    runtime: Runtime
+
+
+_worker_stop: Any = None
+
+
+def _start_worker(stop: Any, parent: int) -> None:
+    """Leave Ctrl-C to the parent, and end when the parent is gone (killed, too)."""
+    global _worker_stop
+    _worker_stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _work(job: _Job) -> TrialResult | None:
+    """The result, or None where the trial was interrupted."""
+    if _worker_stop.is_set():
+        return None
+    try:
+        return run_trial(job.trial, replace(job.runtime, stop=_worker_stop))
+    except Interrupted:
+        return None
+
+
+class ProcessEngine(Engine):
+    """`workers` processes, one trial and one core each."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+        self._stop = self._context.Event()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
+        left = {trial.identity: trial for trial in trials}
+        try:
+            for result in self._together(list(left.values()), runtime):
+                del left[result.identity]
+                yield result
+        except BrokenProcessPool:
+            yield from self._alone(list(left.values()), runtime)
+
+    def _together(self, trials: list[Trial], runtime: Runtime) -> Iterator[TrialResult]:
+        pool = self._open()
+        pending = {pool.submit(_work, _Job(trial, runtime)) for trial in trials}
+        interrupted, stopped_at = False, 0.0
+        while pending:
+            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                result = _result_of(future)
+                interrupted |= result is None
+                if result is not None:
+                    yield result
+            if self._stop.is_set():
+                stopped_at = stopped_at or time.monotonic()
+                if time.monotonic() - stopped_at > GRACE_S:
+                    self._kill()
+                    interrupted, pending = True, set()
+        if interrupted:
+            raise Interrupted("stopped")
+
+    def _alone(self, trials: list[Trial], runtime: Runtime) -> Iterator[TrialResult]:
+        """After a worker died: one at a time, so that the trial that kills is found and named."""
+        for trial in trials:
+            self._kill()
+            try:
+                yield from self._together([trial], runtime)
+            except BrokenProcessPool:
+                reason = "its process died, perhaps for lack of memory; try fewer --workers"
+                yield failed_result(trial, runtime, reason)
+        self._kill()
+
+    def _open(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self._workers,
+                mp_context=self._context,
+                initializer=_start_worker,
+                initargs=(self._stop, os.getpid()),
+            )
+        return self._pool
+
+    def _kill(self) -> None:
+        if self._pool is not None:
+            for process in list((self._pool._processes or {}).values()):
+                process.kill()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+def _result_of(future: Future[TrialResult | None]) -> TrialResult | None:
+    return None if future.cancelled() else future.result()
+
+
+def make_engine(workers: int) -> Engine:
+    return InlineEngine() if workers == 1 else ProcessEngine(workers)

@@ -1,0 +1,82 @@
+"""`module:function` with parameters, as tasks.yaml writes it; the only door to user code."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import os
+import sys
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, create_model
+
+from .errors import UsageError, did_you_mean
+
+Target = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+class EntryPoint(BaseModel):
+    """A function named in the registry, and values for its keyword-only parameters.
+
+    The function's signature is the schema: its keyword-only parameters are the keys that the
+    entry may hold, their annotations the types, their defaults the defaults.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    entry_point: Target
+
+    @property
+    def schema_model(self) -> type[BaseModel]:
+        """A pydantic model of the function's keyword-only parameters."""
+        return _schema(self.entry_point)
+
+    def parameters(self) -> dict[str, Any]:
+        """All parameters, defaults filled in. Raise pydantic.ValidationError for a wrong one."""
+        model = self.schema_model.model_validate(self.model_extra or {})
+        return {name: getattr(model, name) for name in type(model).model_fields}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function with the framework's `arguments` and the entry's parameters."""
+        return _function(self.entry_point)(*arguments, **self.parameters())
+
+
+@functools.cache
+def _function(target: str) -> Callable[..., Any]:
+    module_name, _, name = target.partition(":")
+    try:
+        module = _import(module_name)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"entry_point '{target}': no module '{error.name}'; install it, or run bench in "
+            "the folder that holds it"
+        ) from None
+    if not callable(function := getattr(module, name, None)):
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise UsageError(
+            f"entry_point '{target}': {module_name} has no function '{name}'"
+            f"{did_you_mean(name, known)}"
+        )
+    return typing.cast(Callable[..., Any], function)
+
+
+def _import(module_name: str) -> Any:
+    """Import as `python -m` would: the working folder counts, after everything installed."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return importlib.import_module(module_name)
+
+
+@functools.cache
+def _schema(target: str) -> type[BaseModel]:
+    function = _function(target)
+    hints = typing.get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            fields[name] = (hints.get(name, Any), default)
+    return create_model(target, __config__=ConfigDict(extra="forbid", strict=True), **fields)

@@ -1,0 +1,58 @@
+"""What a result was made with: versions, commit, hardware, command."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+PACKAGES = ("difficulty-bench", "torch", "numpy", "gymnasium", "stable-baselines3", "ale-py")
+
+
+def describe_environment(command: str = "") -> dict[str, str]:
+    """Package versions, Python, git commit, processor, cores and `command`, as plain strings."""
+    return {**_machine(), "command": command}
+
+
+@functools.cache
+def _machine() -> dict[str, str]:
+    facts = {"python": platform.python_version(), "platform": platform.system()}
+    for package in PACKAGES:
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            facts[package] = "not installed"
+    facts["commit"] = _commit()
+    facts["processor"] = _processor()
+    facts["cores"] = str(usable_cores())
+    return facts
+
+
+def _commit() -> str:
+    """The checkout's commit, `+changes` where the tree differs; `unknown` outside a checkout."""
+    here = Path(__file__).resolve().parent
+    run = functools.partial(subprocess.run, capture_output=True, text=True, cwd=here, check=True)
+    try:
+        commit = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        changed = run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}+changes" if changed else commit
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use (an affinity mask counts, where the system has one)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,37 @@
+"""Errors a user can mend: one line that names the file, the key and the mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchError(Exception):
+    """Shown as one line, without a traceback; `exit_code` becomes the process's."""
+
+    exit_code = 2
+
+
+class UsageError(BenchError):
+    """A wrong argument, key, value or registry entry (exit code 2)."""
+
+
+class ResourceError(BenchError):
+    """A store, data file, environment or device that cannot be used (exit code 3)."""
+
+    exit_code = 3
+
+
+class StudyError(BenchError):
+    """A measurement that cannot become a number, such as a baseline at the floor (exit code 1)."""
+
+    exit_code = 1
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?`, or `; known: a, b` where nothing is near."""
+    options = sorted(known)
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known: {', '.join(options)}" if options else ""

@@ -1,0 +1,169 @@
+"""What a task's problem promises: data or environments, and a held-out evaluation.
+
+A problem factory, named in `tasks.yaml` as `module:function`, returns one of the two classes
+below. It must be cheap to call: shapes are known at once, data is read at first use.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Split = Literal["validation", "test"]
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one network on held-out material.
+
+    `score` is the metric; `sd` the standard deviation over its `n` units (episodes), or None
+    where the metric is one number for a whole set of `n` samples.
+    """
+
+    score: float
+    n: int
+    sd: float | None = None
+
+    @classmethod
+    def of_episodes(cls, returns: list[float]) -> Evaluation:
+        array = np.asarray(returns, dtype=float)
+        sd = float(array.std(ddof=1)) if len(array) > 1 else None
+        return cls(float(array.mean()), len(array), sd)
+
+
+class Problem(ABC):
+    """A problem: the shapes a network must fit, and how well a trained network does.
+
+    `metric` is the name of the score (`test_accuracy`, `episodic_return`, ...), `ceiling` its
+    largest possible value (None where there is none). Images stay uint8 in memory; `scale`
+    multiplies them on their way into the network.
+    """
+
+    input_shape: tuple[int, ...]
+    output_size: int
+    metric: str
+    ceiling: float | None = None
+    scale: float = 1.0
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Rows as stored or observed -> float32 rows as the network takes them."""
+        return x.float().mul_(self.scale) if self.scale != 1.0 else x.float()
+
+    @abstractmethod
+    def missing(self) -> str | None:
+        """Say in one line what this machine lacks (a file, a package) and the mend; else None."""
+
+    @abstractmethod
+    def evaluate(
+        self, network: nn.Module, *, split: Split, seed: int, device: torch.device
+    ) -> Evaluation:
+        """Score `network` on held-out material: never what training saw.
+
+        `seed` decides everything random in it (starts, episodes); the same seed gives the same
+        score. The network is left in the mode (train or eval) in which it came.
+        """
+
+
+def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(output, target)
+
+
+def accuracy(output: Tensor, target: Tensor) -> float:
+    """Share of rows of `output` (n, classes) whose largest entry is at `target` (n,)."""
+    return float((output.argmax(1) == target).double().mean())
+
+
+@dataclass
+class SupervisedProblem(Problem):
+    """Tensors to fit and tensors to be judged on.
+
+    `load()` returns the pairs (x, y) under `train`, `validation` and `test`; it runs once, at
+    first use. `validation` must be a part of `train` only where `validation_in_train` says so:
+    then it is the last rows of `train`, and a trial judged on `validation` trains on the rest.
+
+    `loss(output, target)` is what training minimises (a mean over the batch);
+    `score(output, target)` is the metric over a whole split.
+    """
+
+    input_shape: tuple[int, ...]
+    output_size: int
+    load: Callable[[], Mapping[str, Pair]]
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    score: Callable[[Tensor, Tensor], float] = accuracy
+    metric: str = "test_accuracy"
+    ceiling: float | None = 1.0
+    scale: float = 1.0
+    validation_in_train: bool = False
+    requires: Callable[[], str | None] = lambda: None
+
+    def missing(self) -> str | None:
+        return self.requires()
+
+    @cached_property
+    def splits(self) -> Mapping[str, Pair]:
+        return self.load()
+
+    def training_pair(self, split: Split) -> Pair:
+        """The pair to train on when the network will be judged on `split`."""
+        x, y = self.splits["train"]
+        if split == "validation" and self.validation_in_train:
+            kept = len(x) - len(self.splits["validation"][0])
+            return x[:kept], y[:kept]
+        return x, y
+
+    def evaluate(
+        self, network: nn.Module, *, split: Split, seed: int, device: torch.device
+    ) -> Evaluation:
+        x, y = self.splits[split]
+        was_training = network.training
+        network.eval()
+        with torch.no_grad():
+            rows = [network(self.prepare(part.to(device))) for part in x.split(2000)]
+        network.train(was_training)
+        return Evaluation(self.score(torch.cat(rows), y.to(device)), len(x))
+
+
+class EnvironmentProblem(Problem):
+    """Environments to act in.
+
+    A discrete action is the arg max of the network's `output_size` outputs; a continuous one is
+    its outputs, clipped to the action space.
+    """
+
+    id: str
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    metric = "episodic_return"
+
+    @abstractmethod
+    def make_envs(self, num_envs: int, seed: int) -> gym.vector.VectorEnv:
+        """Training environments, vectorised, autoreset in SAME_STEP mode.
+
+        Rewards are those the learner shall see (Atari: clipped); the return of the episode, as
+        the metric counts it, is in `info["episode"]["r"]` (Gymnasium's RecordEpisodeStatistics
+        layout) on the step that ends it.
+        """
+
+
+def act(network: nn.Module, observation: Tensor, action_space: gym.Space[Any]) -> np.ndarray:
+    """Deterministic actions, (num_envs,) or (num_envs, action_dim), for prepared observations."""
+    with torch.no_grad():
+        output = network(observation)
+    if isinstance(action_space, gym.spaces.Discrete):
+        return (output.argmax(1) + int(action_space.start)).cpu().numpy()
+    assert isinstance(action_space, gym.spaces.Box)
+    return np.clip(output.cpu().numpy(), action_space.low, action_space.high)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """D: the number of distinct trainable parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -1,0 +1,213 @@
+"""tasks.yaml -> Task: typed, versioned, frozen; every mistake named with file, line and key."""
+
+from __future__ import annotations
+
+import copy
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from .entry_point import EntryPoint
+from .errors import UsageError, did_you_mean
+from .yaml_lines import Document, KeyPath, assign, load_yaml, merge
+
+LrRule = Literal["paper", "matched", "tuned"]
+PositiveInt = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Tuning(Entry):
+    """The `tuned` rule: learning-rate multipliers tried on the validation split.
+
+    A multiplier c stands for the step size c * lr * sqrt(D / d); natively for c * lr.
+    """
+
+    grid: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
+    d: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
+    seeds: PositiveInt = 2
+
+
+class Search(Entry):
+    """Where and how closely d is searched. `batch` trials are asked for at a time."""
+
+    d_min: PositiveInt = 1
+    d_max: PositiveInt
+    seeds: PositiveInt = 5
+    precision: Annotated[float, Field(gt=1)] = 1.25
+    max_trials: PositiveInt = 100
+    batch: PositiveInt = 4
+    model: Literal["score", "pass"] = "score"
+
+    @model_validator(mode="after")
+    def _bracket(self) -> Search:
+        if self.d_min > self.d_max:
+            raise ValueError(f"d_min = {self.d_min} is above d_max = {self.d_max}")
+        return self
+
+
+class Reference(Entry):
+    """A published d_int90, for comparison only."""
+
+    source: str
+    local: PositiveInt | None = None
+    global_: Annotated[PositiveInt | None, Field(alias="global")] = None
+
+
+class Task(Entry):
+    """One entry of the registry; see tasks.yaml for what each key means."""
+
+    name: str
+    version: PositiveInt
+    paradigm: Literal["synthetic", "supervised", "reinforcement"]
+    description: str
+    problem: EntryPoint
+    network: EntryPoint
+    agent: EntryPoint
+    projection: str = "hashed"
+    floor: float
+    threshold_global: float | None = None
+    lr_rule: LrRule = "matched"
+    tuning: Tuning | None = None
+    baseline_seeds: Annotated[int, Field(ge=3)] = 5
+    timeout_s: Positive | None = None
+    search: Search
+    reference: Reference | None = None
+    notes: str | None = None
+
+    @model_validator(mode="after")
+    def _tuned_needs_a_grid(self) -> Task:
+        if self.lr_rule == "tuned" and self.tuning is None:
+            raise ValueError("lr_rule 'tuned' needs the key `tuning` (grid, d, seeds)")
+        return self
+
+    def definition(self) -> dict[str, Any]:
+        """Everything that decides what one training does, defaults included; JSON-ready.
+
+        Left out: what only says which trainings to run and how to read them (floor, thresholds,
+        search range, tuning grid, reference), so that reading anew trains nothing anew.
+        """
+        entries = {"problem": self.problem, "network": self.network, "agent": self.agent}
+        return {
+            "task": self.name,
+            "version": self.version,
+            "projection": self.projection,
+            "timeout_s": self.timeout_s,
+        } | {
+            key: {"entry_point": entry.entry_point, **entry.parameters()}
+            for key, entry in entries.items()
+        }
+
+
+def default_file() -> Path:
+    """The suite's own registry: inside an installed package, or at the top of a checkout."""
+    here = Path(__file__).resolve().parent
+    packaged = here / "tasks.yaml"
+    return packaged if packaged.exists() else here.parent / "tasks.yaml"
+
+
+class Registry:
+    """The tasks of the suite and of the user's own files (`--tasks FILE`), by name."""
+
+    def __init__(self, files: Sequence[Path] = ()) -> None:
+        self._documents: dict[str, Document] = {}
+        for file in (default_file(), *files):
+            document = load_yaml(file)
+            for name in document.data:
+                if name in self._documents:
+                    raise UsageError(
+                        f"{document.where((name,))}: {name}: duplicate task, first given at "
+                        f"{self._documents[name].where((name,))}"
+                    )
+                self._documents[name] = document
+
+    def names(self) -> list[str]:
+        return list(self._documents)
+
+    def get(self, name: str, settings: Sequence[str] = ()) -> Task:
+        """The task `name` with `--set` overrides applied and every entry point checked.
+
+        Raise UsageError naming place and key for an unknown task or key, or a wrong value.
+        """
+        if name not in self._documents:
+            raise UsageError(f"no task '{name}'{did_you_mean(name, self._documents)}")
+        document = self._flatten(name)
+        for setting in settings:
+            assign(document, (name,), setting)
+        task = _validate(document, name)
+        for key in ("problem", "network", "agent"):
+            _check_entry_point(getattr(task, key), document, (name, key))
+        return task
+
+    def _flatten(self, name: str, seen: tuple[str, ...] = ()) -> Document:
+        """A copy of the entry with what it `extends` laid beneath it."""
+        source = self._documents[name]
+        entry = source.data[name]
+        if not isinstance(entry, dict):
+            raise UsageError(f"{source.where((name,))}: {name}: expected a mapping of keys")
+        entry = copy.deepcopy(entry)
+        marks = {key: mark for key, mark in source.marks.items() if key[0] == name}
+        parent = entry.pop("extends", None)
+        if parent is not None:
+            if parent not in self._documents or parent in (*seen, name):
+                raise UsageError(
+                    f"{source.where((name, 'extends'))}: {name}.extends: no task '{parent}' to "
+                    f"extend{did_you_mean(str(parent), self._documents)}"
+                )
+            below = self._flatten(parent, (*seen, name))
+            entry = merge(below.data[parent], entry)
+            marks = {(name, *key[1:]): mark for key, mark in below.marks.items()} | marks
+        return Document({name: entry}, marks, source.name)
+
+
+def _validate(document: Document, name: str) -> Task:
+    try:
+        return Task.model_validate({**document.data[name], "name": name})
+    except ValidationError as error:
+        raise _usage_error(error, Task, document, (name,)) from None
+
+
+def _check_entry_point(entry: EntryPoint, document: Document, path: KeyPath) -> None:
+    try:
+        entry.parameters()
+    except ValidationError as error:
+        raise _usage_error(error, entry.schema_model, document, path) from None
+    except UsageError as error:
+        raise UsageError(f"{document.where((*path, 'entry_point'))}: {error}") from None
+
+
+def _usage_error(
+    error: ValidationError, model: type[BaseModel], document: Document, root: KeyPath
+) -> UsageError:
+    """The first mistake as one line: place, key, what is wrong, the mend."""
+    details = error.errors()[0]
+    path = (*root, *details["loc"])
+    dotted = ".".join(map(str, path))
+    return UsageError(f"{document.where(path)}: {dotted}: {_explain(details, model)}")
+
+
+def _explain(details: ErrorDetails, model: type[BaseModel]) -> str:
+    location = details["loc"]
+    if details["type"] == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        return f"unknown key{did_you_mean(str(location[-1]), known)}"
+    if details["type"] == "missing":
+        return "missing; add this key"
+    value = details["input"]
+    shown = "" if isinstance(value, Mapping) else f", not {value!r}"
+    return details["msg"].removeprefix("Value error, ").removeprefix("Input ") + shown
+
+
+def _known_keys(model: type[BaseModel], location: KeyPath) -> list[str]:
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        nested = [a for a in (annotation, *typing.get_args(annotation)) if isinstance(a, type)]
+        model = next(a for a in nested if issubclass(a, BaseModel))
+    return [field.alias or name for name, field in model.model_fields.items() if name != "name"]

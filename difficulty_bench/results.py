@@ -1,0 +1,64 @@
+"""What the search asks for and what comes back: the two records that pure code speaks in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["pilot", "baseline", "trial"]
+State = Literal["waiting", "running", "complete", "failed", "timed_out"]
+
+
+@dataclass(frozen=True, order=True)
+class Request:
+    """One training that the search wants.
+
+    `d` is the subspace dimension, or 0 for native training (d = D without a projection).
+    `lr_scale` multiplies the task's own learning rate. Seeds count from 0 within (role, d,
+    lr_scale); every trial's random streams are derived from all four fields, so none is shared.
+    Pilots are judged on the validation split, all others on the test split.
+    """
+
+    role: Role
+    d: int
+    seed: int
+    lr_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished training: its final score, or None where it failed, diverged or timed out."""
+
+    score: float | None
+    cost_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """A finished trial, as the store keeps it and `bench results export` writes it.
+
+    `identity` hashes everything that defines the trial, `study` the same without the request.
+    `score` is None unless `state` is `complete`; then `score_sd` and `score_n` describe the
+    held-out evaluation. `curve` holds (step, name, value); `z` the solution's d float32 numbers,
+    little-endian, or None for native training.
+    """
+
+    identity: str
+    study: str
+    request: Request
+    state: State
+    score: float | None
+    score_sd: float | None
+    score_n: int | None
+    reason: str | None
+    D: int
+    steps: int
+    wall_s: float
+    device: str
+    environment: dict[str, str]
+    curve: tuple[tuple[int, str, float], ...] = ()
+    z: bytes | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(self.score, self.wall_s)

@@ -1,0 +1,96 @@
+"""A solution as what it is in a random subspace: seeds and d numbers.
+
+The file is JSON. It names a task of the registry and holds z; theta_0 and P are drawn anew from
+the trial's identity, so a file of a few kilobytes is a whole network. Reading it runs no code of
+the file's choosing: it cannot name an entry point.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from . import projection
+from .errors import UsageError
+from .registry import Registry
+from .results import Request
+from .trial import Trial, build_network
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Solution:
+    """One trial and its z, float32 (d,). `D` counts the projected parameters."""
+
+    trial: Trial
+    settings: tuple[str, ...]
+    D: int
+    z: Tensor
+
+    def network(self) -> nn.Module:
+        """The trained network, rebuilt: theta_0 + P z."""
+        task, streams = self.trial.task, self.trial.streams
+        network = build_network(task, task.problem(), streams.theta_0)
+        P = projection.make(task.projection, self.D, self.trial.request.d, streams.projection)
+        theta = parameters_to_vector(network.parameters()).detach()  # (D,)
+        # A critic trained in the same subspace comes after the policy, and is not needed here.
+        theta = theta + P.project(self.z)[: theta.numel()]
+        vector_to_parameters(theta, network.parameters())
+        return network
+
+    def save(self, path: Path) -> None:
+        z = self.z.numpy().astype("<f4").tobytes()
+        content = {
+            "format": FORMAT,
+            "task": self.trial.task.name,
+            "settings": list(self.settings),
+            "study": self.trial.study,
+            "request": asdict(self.trial.request),
+            "D": self.D,
+            "z": base64.b64encode(z).decode(),
+        }
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def load(path: Path, registry: Registry) -> Solution:
+    """Read a solution. Raise UsageError naming file and key for one that does not fit."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (ValueError, UnicodeDecodeError):
+        raise UsageError(f"{path}: not a solution file (no JSON)") from None
+    try:
+        return _parse(content, path, registry)
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        raise UsageError(f"{path}: not a solution file: {error!r}") from None
+
+
+def _parse(content: dict[str, Any], path: Path, registry: Registry) -> Solution:
+    if content["format"] != FORMAT:
+        raise UsageError(f"{path}: format {content['format']}; this version reads {FORMAT}")
+    settings = tuple(str(setting) for setting in content["settings"])
+    for setting in settings:
+        if "entry_point" in setting.partition("=")[0]:
+            raise UsageError(f"{path}: settings: a solution may not name an entry point")
+    task = registry.get(str(content["task"]), settings)
+    trial = Trial(task, Request(**content["request"]))
+    if trial.study != content["study"]:
+        raise UsageError(
+            f"{path}: made with another definition of '{task.name}' than version {task.version} "
+            "here; use the version that made it"
+        )
+    z = np.frombuffer(base64.b64decode(content["z"], validate=True), dtype="<f4")
+    if len(z) != trial.request.d:
+        raise UsageError(f"{path}: z holds {len(z)} numbers, request.d says {trial.request.d}")
+    return Solution(trial, settings, int(content["D"]), torch.from_numpy(z.copy()))

@@ -1,0 +1,121 @@
+"""Opening the store's SQLite file: version, durability, one writer, and clear refusals."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import ClassVar
+
+from .errors import ResourceError
+
+VERSION = 1  # PRAGMA user_version; raise it with every change of the schema
+APPLICATION = 0x64393030  # PRAGMA application_id ("d900"): tells our files from other people's
+BUSY_S = 30.0
+
+
+class WriterLock:
+    """Held by the one process that may write to `path`, through a file beside it.
+
+    A POSIX record lock: the kernel drops it with the process, SIGKILL included, and a forked
+    worker does not inherit it, so orphans cannot keep it. It does not tell apart two holders in
+    one process; `_held` does.
+    """
+
+    _held: ClassVar[set[Path]] = set()
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute().with_name(path.name + ".lock")
+        if self._path in self._held:
+            raise _refuse(path, "this process is already writing to it", "close it first")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise _refuse(path, f"cannot be written: {error.strerror}") from None
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(self._file, 32).decode(errors="replace").strip() or "unknown"
+            os.close(self._file)
+            raise _refuse(
+                path, f"another bench (process {holder}) is writing to it", "wait until it ends"
+            ) from None
+        os.ftruncate(self._file, 0)
+        os.write(self._file, str(os.getpid()).encode())
+        self._held.add(self._path)
+
+    def release(self) -> None:
+        """May be called twice. The file stays: removing it would let two writers in."""
+        if self._path in self._held:
+            self._held.remove(self._path)
+            os.close(self._file)
+
+
+def open_writer(path: Path | str, schema: str) -> sqlite3.Connection:
+    """Open for writing, creating what is missing. Raise ResourceError for what is not a store."""
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+        if not _is_empty(connection):
+            _check_version(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        if _is_empty(connection):
+            stamp = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
+            connection.executescript(f"BEGIN IMMEDIATE; {schema} {stamp} COMMIT;")
+    except sqlite3.Error as error:
+        raise _refuse(path, f"cannot be used as a store: {error}") from None
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection | None:
+    """Open for reading; None where there is nothing yet. Raise ResourceError as above.
+
+    `mode=rw` with `query_only` lets SQLite keep and clear its own side files; a read-only
+    connection would leave them behind. A folder that cannot be written has no writer either, so
+    there the file is read as it stands.
+    """
+    if not path.exists():
+        return None
+    uri = path.absolute().as_uri()
+    writable = os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK)
+    mode = "mode=rw" if writable else "mode=ro&immutable=1"
+    try:
+        connection = sqlite3.connect(
+            f"{uri}?{mode}", uri=True, timeout=BUSY_S, isolation_level=None
+        )
+        connection.execute("PRAGMA query_only = ON")
+        if _is_empty(connection):
+            connection.close()
+            return None
+        _check_version(connection, path)
+    except sqlite3.Error as error:
+        raise _refuse(path, f"cannot be used as a store: {error}") from None
+    return connection
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    """Whether no table was created yet: a new file, or one whose creation was killed."""
+    return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
+def _check_version(connection: sqlite3.Connection, path: Path | str) -> None:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if (application, version) == (APPLICATION, VERSION):
+        return
+    connection.close()
+    if application != APPLICATION:
+        raise _refuse(path, "an SQLite file of another program")
+    raise _refuse(
+        path,
+        f"a store of version {version}, this program reads version {VERSION}",
+        "`bench results export` it with the program that wrote it",
+    )
+
+
+def _refuse(path: Path | str, why: str, mend: str = "") -> ResourceError:
+    mends = f"{mend}, or give" if mend else "give"
+    return ResourceError(f"{path}: {why}; {mends} --store another path")

@@ -1,0 +1,163 @@
+"""One training: what defines it, how it is run, what it gives back."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .context import Diverged, TimedOut, TrialContext
+from .environment import describe_environment
+from .errors import BenchError, UsageError
+from .problem import Evaluation, Problem, count_parameters
+from .registry import Task
+from .results import Request, State, TrialResult
+from .seeds import Streams, content_hash
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A task and one requested training of it; the identity hashes both."""
+
+    task: Task
+    request: Request
+
+    @cached_property
+    def study(self) -> str:
+        return study_identity(self.task)
+
+    @cached_property
+    def identity(self) -> str:
+        return content_hash({"study": self.study, "request": asdict(self.request)})
+
+    @cached_property
+    def streams(self) -> Streams:
+        return Streams.of(self.identity)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how long a trial may run; never part of what it is."""
+
+    device: str = "cpu"
+    deadline: float | None = None  # time.time() at which to checkpoint and stop
+    checkpoint_dir: Path | None = None
+    command: str = ""
+    stop: Any = field(default=None, compare=False)  # a threading or multiprocessing Event
+
+
+def study_identity(task: Task) -> str:
+    """Hash of what all trials of one measurement share."""
+    return content_hash(task.definition())
+
+
+def build_network(task: Task, problem: Problem, seed: int) -> nn.Module:
+    """The network at theta_0, drawn on the CPU from `seed` without touching the global RNG.
+
+    Raise UsageError where its output does not fit the problem.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            network: nn.Module = task.network(problem.input_shape, problem.output_size)
+            output = network.eval()(torch.zeros(2, *problem.input_shape))
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"{task.name}: network '{task.network.entry_point}' does not take inputs of shape "
+                f"{problem.input_shape}: {str(error).splitlines()[0]}"
+            ) from None
+    if tuple(output.shape) != (2, problem.output_size):
+        raise UsageError(
+            f"{task.name}: network '{task.network.entry_point}' gives outputs of shape "
+            f"{tuple(output.shape[1:])}, the problem needs ({problem.output_size},)"
+        )
+    return network.train()
+
+
+def run_trial(trial: Trial, runtime: Runtime) -> TrialResult:
+    """Train and evaluate once.
+
+    Whatever goes wrong inside the training is a result (failed or timed out, with its reason).
+    Raise Interrupted where the deadline or a stop request came first (a checkpoint is left), and
+    BenchError where the task cannot run on this machine at all.
+    """
+    if runtime.device == "cpu":
+        torch.set_num_threads(1)
+    problem: Problem = trial.task.problem()
+    network = build_network(trial.task, problem, trial.streams.theta_0)
+    D = count_parameters(network)
+    context = TrialContext(trial, D, runtime)
+    state: State = "complete"
+    reason: str | None = None
+    evaluation: Evaluation | None = None
+    try:
+        trial.task.agent(problem, network.to(context.device), context)
+        evaluation = _evaluate(problem, network, context)
+    except TimedOut as error:
+        state, reason = "timed_out", str(error)
+    except Diverged as error:
+        state, reason = "failed", f"diverged: {error}"
+    except BenchError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        state, reason = "failed", f"{type(error).__name__}: {error} ({place})"
+    context.discard_checkpoint()
+    return TrialResult(
+        identity=trial.identity,
+        study=trial.study,
+        request=trial.request,
+        state=state,
+        score=evaluation.score if evaluation else None,
+        score_sd=evaluation.sd if evaluation else None,
+        score_n=evaluation.n if evaluation else None,
+        reason=reason,
+        D=D,
+        steps=context.steps,
+        wall_s=round(context.elapsed_s(), 3),
+        device=context.device_name,
+        environment=describe_environment(runtime.command),
+        curve=tuple(context.curve),
+        z=_to_bytes(context.z),
+    )
+
+
+def failed_result(trial: Trial, runtime: Runtime, reason: str) -> TrialResult:
+    """The result of a trial whose process died before it could give one."""
+    return TrialResult(
+        identity=trial.identity,
+        study=trial.study,
+        request=trial.request,
+        state="failed",
+        score=None,
+        score_sd=None,
+        score_n=None,
+        reason=reason,
+        D=0,
+        steps=0,
+        wall_s=0.0,
+        device=runtime.device,
+        environment=describe_environment(runtime.command),
+    )
+
+
+def _evaluate(problem: Problem, network: nn.Module, context: TrialContext) -> Evaluation:
+    if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
+        raise Diverged("a parameter is not finite at the end of training")
+    return problem.evaluate(
+        network, split=context.split, seed=context.streams.evaluation, device=context.device
+    )
+
+
+def _to_bytes(z: Tensor | None) -> bytes | None:
+    if z is None:
+        return None
+    return z.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4").tobytes()
+
+

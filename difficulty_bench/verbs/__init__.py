@@ -1,0 +1,1 @@
+"""What each verb of `bench` does; imported only when that verb runs."""

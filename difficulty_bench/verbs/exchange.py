@@ -1,0 +1,37 @@
+"""`bench report` and `bench results`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import UsageError
+from ..exchange import export, import_results, merged
+from ..report import FORMATS, write_report
+from ..store import Store
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Tables and plots from OUT/results.jsonl and the store together."""
+    formats = arguments.format.split(",")
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise UsageError(f"--format: no format '{unknown[0]}'; known: {', '.join(FORMATS)}")
+    out: Path = arguments.out
+    with merged(arguments.store, out / "results.jsonl") as source:
+        for path in write_report(source, out, formats):
+            print(path)
+    return 0
+
+
+def results(arguments: argparse.Namespace) -> int:
+    """Export finished trials from the store, or merge a file into it."""
+    file: Path = arguments.file
+    if arguments.action == "export":
+        with Store(arguments.store, read_only=True) as store:
+            count = export(store, file, arguments.names or None)
+        print(f"{file}: {count} trials")
+    else:
+        with Store(arguments.store) as store:
+            added, known = import_results(store, file)
+        print(f"{arguments.store}: {added} trials added, {known} were there already")
+    return 0

@@ -1,0 +1,56 @@
+"""`bench data` and `bench doctor`: what this machine holds and can do."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shutil
+from collections.abc import Callable
+
+import torch
+
+from ..environment import describe_environment, usable_cores
+from ..errors import BenchError, UsageError, did_you_mean
+from ..registry import Registry
+
+DATA_MODULE = "envs.data"
+
+
+def data(arguments: argparse.Namespace) -> int:
+    """Fetch or verify data sets; exit code 3 where a file is missing or corrupt."""
+    source = importlib.import_module(DATA_MODULE)
+    known: list[str] = source.names()
+    for name in arguments.names:
+        if name not in known:
+            raise UsageError(f"no data set '{name}'{did_you_mean(name, known)}")
+    bad = 0
+    for name in arguments.names or known:
+        if arguments.action == "fetch":
+            source.fetch(name)
+        for file, ok, message in source.verify(name):
+            bad += not ok
+            print(f"{name}  {file}: {message}")
+    return 3 if bad else 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """One line per thing that a measurement may need."""
+    for key, value in describe_environment().items():
+        if key != "command":
+            print(f"{key:20} {value}")
+    print(f"{'default workers':20} {usable_cores()}")
+    cuda = torch.cuda.is_available()
+    print(f"{'cuda':20} {torch.cuda.get_device_name() if cuda else 'none; trials run on the CPU'}")
+    print(f"{'free disk':20} {shutil.disk_usage('.').free / 1e9:.0f} GB")
+    registry = Registry(arguments.tasks)
+    for name in registry.names():
+        print(f"{'task ' + name:34} {_usable(lambda name=name: registry.get(name).problem())}")
+    return 0
+
+
+def _usable(make_problem: Callable[[], object]) -> str:
+    try:
+        lack = make_problem().missing()  # type: ignore[attr-defined]
+    except BenchError as error:
+        lack = str(error)
+    return lack or "usable"

@@ -1,0 +1,137 @@
+"""YAML -> plain data plus the place where each key stands, so that errors can name it.
+
+YAML 1.2 scalars (`1e-3` is a number, `yes` is a string); duplicate keys are refused; nothing is
+constructed but mappings, lists, strings, numbers, booleans and null.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import UsageError
+
+KeyPath = tuple[str | int, ...]
+Marks = dict[KeyPath, str]
+
+
+class _Yaml12Loader(yaml.SafeLoader):
+    """SafeLoader with the scalar rules of the YAML 1.2 core schema."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (drops the YAML 1.1 rules)
+
+
+for _tag, _pattern, _first in [
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?[0-9]+$", list("-+0123456789")),
+    (
+        "float",
+        r"^[-+]?(?:(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|\.inf|\.Inf|\.INF)$|^\.nan$",
+        list("-+.0123456789"),
+    ),
+]:
+    _Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+
+
+class Document:
+    """A parsed file: `data`, and `where(path)`, the place of the nearest known key above `path`."""
+
+    def __init__(self, data: Any, marks: Marks, name: str) -> None:
+        self.data, self.marks, self.name = data, marks, name
+
+    def where(self, path: KeyPath) -> str:
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.marks:
+                return self.marks[path[:length]]
+        return self.name
+
+
+def load_yaml(path: Path) -> Document:
+    """Read a mapping from `path`; UsageError with file and line for anything malformed."""
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Yaml12Loader)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; give the path of a task file") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UsageError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise UsageError(f"{path}:1: expected a mapping of task names to tasks")
+    marks: Marks = {}
+    return Document(_convert(node, (), marks, path), marks, str(path))
+
+
+def _convert(node: yaml.Node, path: KeyPath, marks: Marks, file: Path) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return _convert_mapping(node, path, marks, file)
+    if isinstance(node, yaml.SequenceNode):
+        return [_convert(child, (*path, i), marks, file) for i, child in enumerate(node.value)]
+    return _scalar(node, file)
+
+
+def _convert_mapping(node: yaml.MappingNode, path: KeyPath, marks: Marks, file: Path) -> Any:
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = _scalar(key_node, file)
+        if not isinstance(key, str):
+            raise UsageError(f"{file}:{line}: key {key!r} must be a word; put it in quotes")
+        place = ".".join(map(str, (*path, key)))
+        if key in result:
+            first = marks[(*path, key)].rpartition(":")[2]
+            raise UsageError(f"{file}:{line}: {place}: duplicate key, first given on line {first}")
+        marks[(*path, key)] = f"{file}:{line}"
+        result[key] = _convert(value_node, (*path, key), marks, file)
+    return result
+
+
+def _scalar(node: yaml.Node, file: Path) -> Hashable:
+    loader = _Yaml12Loader("")
+    try:
+        value: Hashable = loader.construct_object(node)  # type: ignore[no-untyped-call]
+    except yaml.YAMLError:
+        line = node.start_mark.line + 1
+        raise UsageError(f"{file}:{line}: the tag {node.tag} is not allowed") from None
+    return value
+
+
+def parse_scalar(text: str) -> Any:
+    """The value of `--set key=TEXT`, read as YAML (number, list, true, null, word)."""
+    try:
+        node = yaml.compose(text, Loader=_Yaml12Loader)
+    except yaml.YAMLError:
+        raise UsageError(f"--set: '{text}' is not a YAML value; put it in quotes") from None
+    return None if node is None else _convert(node, (), {}, Path("--set"))
+
+
+def assign(document: Document, root: KeyPath, setting: str) -> None:
+    """Apply `key.key=value` below `root`, leaving `--set ...` as the place of the key."""
+    name, equals, text = setting.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--set {setting}: expected key=value, e.g. agent.learning_rate=3e-4")
+    *parents, last = name.split(".")
+    target = document.data
+    for key in (*root, *parents):
+        target = target.setdefault(key, {})
+        if not isinstance(target, dict):
+            raise UsageError(f"--set {setting}: '{key}' holds a value, not further keys")
+    target[last] = parse_scalar(text)
+    document.marks[(*root, *parents, last)] = f"--set {setting}"
+
+
+def merge(base: Any, over: Any) -> Any:
+    """`over` laid on `base`, mapping by mapping; anything else replaces."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return copy.deepcopy(over)
+    return {
+        key: merge(base.get(key), over[key]) if key in over else copy.deepcopy(base[key])
+        for key in [*base, *(k for k in over if k not in base)]
+    }

@@ -1,0 +1,167 @@
+"""The registry: what is accepted, and that every mistake is named with its place and its mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from difficulty_bench.errors import UsageError
+from difficulty_bench.registry import Registry, Task
+from difficulty_bench.seeds import Streams, content_hash
+from difficulty_bench.yaml_lines import load_yaml, parse_scalar
+
+ENTRY = """\
+mine:
+  version: 1
+  paradigm: supervised
+  description: a task of the tests
+  problem: {entry_point: "tests.tiny:problem"}
+  network:
+    entry_point: "tests.tiny:network"
+    width: 4
+  agent: {entry_point: "agents.supervised:train", learning_rate: 1e-2, epochs: 2}
+  floor: 0
+  search: {d_min: 1, d_max: 20}
+"""
+
+
+def registry(tmp_path: Path, text: str) -> Registry:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    return Registry([file])
+
+
+def refusal(tmp_path: Path, text: str, settings: list[str] | None = None) -> str:
+    with pytest.raises(UsageError) as caught:
+        registry(tmp_path, text).get("mine", settings or [])
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(tmp_path), "")
+
+
+def test_a_users_own_task_is_read_with_its_numbers(tmp_path: Path) -> None:
+    task = registry(tmp_path, ENTRY).get("mine")
+    assert task.agent.parameters()["learning_rate"] == 0.01
+    assert task.network.parameters()["width"] == 4
+    assert task.search.d_max == 20
+
+
+def test_a_task_is_frozen(tmp_path: Path) -> None:
+    task = registry(tmp_path, ENTRY).get("mine")
+    with pytest.raises(ValueError, match="frozen"):
+        task.floor = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "expected"),
+    [
+        ("  floor: 0", "  flor: 0", "/mine.yaml:10: mine.flor: unknown key; did you mean 'floor'?"),
+        ("    width: 4", "    widht: 4", ":8: mine.network.widht: unknown key; did you mean 'width'?"),
+        ("    width: 4", "    width: four", ":8: mine.network.width: should be a valid integer"),
+        ("  floor: 0", "  floor: low", ":10: mine.floor: should be a valid number, not 'low'"),
+        ("  version: 1", "  version: 1.5", ":2: mine.version: should be a valid integer, not 1.5"),
+        ("d_max: 20", "d_max: 0", ":11: mine.search.d_max: should be greater than or equal to 1"),
+        ("d_min: 1", "d_min: 30", "mine.search: d_min = 30 is above d_max = 20"),
+        ("  version: 1\n", "", ":1: mine.version: missing; add this key"),
+        ("tests.tiny:network", "tests.tiny:netwrk", "no function 'netwrk'; did you mean 'network'?"),
+        ("tests.tiny:network", "tests.tinny:network", "no module 'tests.tinny'"),
+        ("  floor: 0", "  floor: 0\n  floor: 1", ":11: mine.floor: duplicate key, first given on line 10"),
+        ("  floor: 0", "  floor: 0\n  lr_rule: tuned", "lr_rule 'tuned' needs the key `tuning`"),
+        ("  floor: 0", "  floor: 0\n  lr_rule: best", ":11: mine.lr_rule: should be 'paper', 'matched' or 'tuned'"),
+        ("  floor: 0", "  floor: !!python/name:os.system", ":10: the tag"),
+        ("  floor: 0", "  floor: [", "not valid YAML"),
+        ("mine:\n", "mine:\n  extends: your\n", "mine.extends: no task 'your' to extend"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(tmp_path: Path, wrong: str, right: str, expected: str) -> None:
+    assert wrong in ENTRY
+    assert expected in refusal(tmp_path, ENTRY.replace(wrong, right))
+
+
+def test_set_overrides_and_is_checked_the_same_way(tmp_path: Path) -> None:
+    tasks = registry(tmp_path, ENTRY)
+    assert tasks.get("mine", ["agent.learning_rate=3e-4"]).agent.parameters()["learning_rate"] == 3e-4
+    message = refusal(tmp_path, ENTRY, ["agent.lerning_rate=3"])
+    assert message.startswith("--set agent.lerning_rate=3: mine.agent.lerning_rate: unknown key")
+    assert "did you mean 'learning_rate'?" in message
+    assert "expected key=value" in refusal(tmp_path, ENTRY, ["floor"])
+    assert "holds a value" in refusal(tmp_path, ENTRY, ["floor.x=1"])
+
+
+def test_one_task_does_not_see_the_settings_of_another_call(tmp_path: Path) -> None:
+    tasks = registry(tmp_path, ENTRY)
+    tasks.get("mine", ["floor=0.5"])
+    assert tasks.get("mine").floor == 0
+
+
+def test_extends_merges_and_keeps_the_place_of_inherited_keys(tmp_path: Path) -> None:
+    text = ENTRY + "wide:\n  extends: mine\n  network: {width: 9}\n"
+    task = registry(tmp_path, text).get("wide")
+    assert (task.name, task.network.parameters()["width"], task.search.d_max) == ("wide", 9, 20)
+    broken = text.replace("floor: 0", "floor: low")
+    file = tmp_path / "mine.yaml"
+    file.write_text(broken)
+    with pytest.raises(UsageError, match=r"mine\.yaml:10: wide\.floor"):
+        Registry([file]).get("wide")
+
+
+def test_unknown_task_gets_a_suggestion() -> None:
+    with pytest.raises(UsageError, match="no task 'cartpol'; did you mean 'cartpole'"):
+        Registry().get("cartpol")
+
+
+def test_same_name_in_two_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="duplicate task"):
+        registry(tmp_path, ENTRY.replace("mine:", "cartpole:"))
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nothing\.yaml: No such file"):
+        Registry([tmp_path / "nothing.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1", 1), ("1.", 1.0), ("yes", "yes"), ("true", True), ("null", None),
+     ("0o7", "0o7"), ("[1, 2e1]", [1, 20.0]), ("1_000", "1_000"), ("''", "")],
+)  # fmt: skip
+def test_scalars_are_yaml_1_2(text: str, value: object) -> None:
+    parsed = parse_scalar(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+def test_every_task_of_the_suite_is_valid_and_named_in_kebab_case() -> None:
+    tasks = Registry()
+    for name in tasks.names():
+        task = tasks.get(name)
+        assert isinstance(task, Task)
+        assert name == name.lower().replace("_", "-")
+
+
+def test_identity_follows_what_defines_a_trial_and_nothing_else(tmp_path: Path) -> None:
+    tasks = registry(tmp_path, ENTRY)
+
+    def identity(*settings: str) -> str:
+        return content_hash(tasks.get("mine", settings).definition())
+
+    assert identity() == identity("agent.epochs=2")  # the same value, given again
+    assert identity() == identity("floor=0.1") == identity("search.d_max=7")
+    for changed in ("version=2", "agent.epochs=3", "network.width=5", "projection=dense"):
+        assert identity() != identity(changed)
+
+
+def test_streams_are_distinct_within_and_between_trials() -> None:
+    streams = [Streams.of(content_hash(i)) for i in range(200)]
+    seeds = [seed for s in streams for seed in vars(s).values()]
+    assert len(set(seeds)) == len(seeds) == 1000
+    assert Streams.of(content_hash(0)) == streams[0]
+
+
+def test_marks_point_at_nested_lists(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("a:\n  b:\n    - 1\n    - {c: 2}\n")
+    document = load_yaml(file)
+    assert document.where(("a", "b", 1, "c")).endswith("a.yaml:4")
+    assert document.where(("a", "x", "y")).endswith("a.yaml:1")

@@ -1,0 +1,55 @@
+"""A problem of the tests: two Gaussian clouds, learned in milliseconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from difficulty_bench.context import TrialContext
+from difficulty_bench.problem import Pair, Problem, SupervisedProblem
+
+
+def problem(*, separation: float = 2.0) -> SupervisedProblem:
+    """Two classes in R^8, `separation` apart."""
+
+    def load() -> Mapping[str, Pair]:
+        generator = torch.Generator().manual_seed(1)
+        pairs = {}
+        for name, n in (("train", 256), ("validation", 128), ("test", 256)):
+            y = torch.arange(n) % 2
+            x = torch.randn(n, 8, generator=generator)
+            pairs[name] = (x + separation * (y[:, None] - 0.5), y)
+        return pairs
+
+    return SupervisedProblem((8,), 2, load)
+
+
+def network(input_shape: tuple[int, ...], output_size: int, *, width: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Linear(input_shape[0], width), nn.Tanh(), nn.Linear(width, output_size))
+
+
+def bad_network(input_shape: tuple[int, ...], output_size: int) -> nn.Module:
+    return nn.Linear(input_shape[0], output_size + 1)
+
+
+def misbehave(
+    problem: Problem, network: nn.Module, context: TrialContext, *, how: str = "raise"
+) -> None:
+    """An agent that fails in the way `how` names."""
+    if how == "raise":
+        raise RuntimeError("the learner broke")
+    if how == "diverge":
+        context.tick(1, train_loss=float("nan"))
+    if how == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "hang":
+        for step in range(10_000):
+            time.sleep(0.01)
+            context.tick(step)
+    if how == "poison":
+        next(iter(network.parameters())).data.fill_(float("inf"))
