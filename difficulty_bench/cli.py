@@ -126,21 +126,24 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     add("--max-trials", type=positive(int), metavar="N")
     add("--max-hours", type=positive(float), metavar="H", help="checkpoint and stop after H hours")
     add("--wandb", choices=["off", "offline", "online"], default="off")
-    add("--dry-run", action="store_true", help="check everything, say what would run, write nothing")
+    add(
+        "--dry-run", action="store_true", help="check everything, say what would run, write nothing"
+    )
     add("--json", action="store_true", help="rows as JSON on stdout, events as JSON on stderr")
     add("--quiet", action="store_true")
 
 
 def _add_report(report: argparse.ArgumentParser) -> None:
-    report.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR",
-                        help="DIR/results.jsonl is merged with the store (default: %(default)s)")  # fmt: skip
-    report.add_argument("--format", default="md,json,csv", metavar="F,F,...",
-                        help="of md, json, csv (default: %(default)s)")  # fmt: skip
+    add = report.add_argument
+    add("--out", type=Path, default=Path("reports"), metavar="DIR",
+        help="DIR/results.jsonl is merged with the store (default: %(default)s)")  # fmt: skip
+    add("--format", default="md,json,csv", metavar="F,F,...",
+        help="of md, json, csv (default: %(default)s)")  # fmt: skip
 
 
 def _add_results(results: argparse.ArgumentParser) -> None:
-    results.add_argument("action", choices=["export", "import"])
-    results.add_argument("file", type=Path, metavar="FILE")
-    results.add_argument("--task", dest="names", action="append", default=[], metavar="NAME",
-                         help="export these tasks only; repeatable")  # fmt: skip
-
+    add = results.add_argument
+    add("action", choices=["export", "import"])
+    add("file", type=Path, metavar="FILE")
+    add("--task", dest="names", action="append", default=[], metavar="NAME",
+        help="export these tasks only; repeatable")  # fmt: skip

@@ -56,7 +56,7 @@ class Problem(ABC):
 
     def prepare(self, x: Tensor) -> Tensor:
         """Rows as stored or observed -> float32 rows as the network takes them."""
-        return x.float().mul_(self.scale) if self.scale != 1.0 else x.float()
+        return x.to(torch.float32, copy=True).mul_(self.scale) if self.scale != 1.0 else x.float()
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -136,10 +136,11 @@ class EnvironmentProblem(Problem):
     """Environments to act in.
 
     A discrete action is the arg max of the network's `output_size` outputs; a continuous one is
-    its outputs, clipped to the action space.
+    its outputs, clipped to the action space. `protocol` says in one line how episodes are played.
     """
 
     id: str
+    protocol: str = ""
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
     metric = "episodic_return"

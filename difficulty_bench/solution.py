@@ -24,6 +24,7 @@ from .errors import UsageError
 from .registry import Registry
 from .results import Request
 from .trial import Trial, build_network
+from .yaml_lines import parse_scalar
 
 FORMAT = 1
 
@@ -81,7 +82,8 @@ def _parse(content: dict[str, Any], path: Path, registry: Registry) -> Solution:
         raise UsageError(f"{path}: format {content['format']}; this version reads {FORMAT}")
     settings = tuple(str(setting) for setting in content["settings"])
     for setting in settings:
-        if "entry_point" in setting.partition("=")[0]:
+        key, _, value = setting.partition("=")
+        if "entry_point" in key or isinstance(parse_scalar(value), dict):
             raise UsageError(f"{path}: settings: a solution may not name an entry point")
     task = registry.get(str(content["task"]), settings)
     trial = Trial(task, Request(**content["request"]))

@@ -1,115 +1,93 @@
 """The store: one SQLite file that holds every finished trial; the only writer of results.
 
-A *study* is what its trials share (`Task.definition()`: network, agent, data, version); a
-*reading* is one way to read them (floor, thresholds, search range, reference, learning-rate rule).
-Trials belong to a study, a report row to a reading, so that reading anew trains nothing anew.
+Trials belong to a study, a report row to a reading of one (see `records.Reading`).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ResourceError, StudyError, UsageError
+from pydantic import ValidationError
+
+from .errors import ResourceError, StudyError
+from .records import Reading, check_reading, check_result, environment_id
 from .registry import Task
 from .results import Outcome, Request, TrialResult
 from .seeds import canonical_json, content_hash
 from .sqlite_file import WriterLock, open_reader, open_writer
 
-FINAL_STATES = ("complete", "failed", "timed_out")
-ROLE_ORDER = "CASE role WHEN 'baseline' THEN 0 WHEN 'pilot' THEN 1 ELSE 2 END"
 SCHEMA = """
 CREATE TABLE studies (
-    study TEXT PRIMARY KEY, task TEXT NOT NULL, version INTEGER NOT NULL,
-    definition TEXT NOT NULL, D INTEGER NOT NULL, metric TEXT
-) STRICT;
+    study TEXT PRIMARY KEY, name TEXT NOT NULL, version INTEGER NOT NULL,
+    definition TEXT NOT NULL, parameters INTEGER NOT NULL, metric TEXT
+);
 CREATE TABLE readings (
     study TEXT NOT NULL REFERENCES studies, lr_rule TEXT NOT NULL,
     task TEXT NOT NULL, settings TEXT NOT NULL, PRIMARY KEY (study, lr_rule)
-) STRICT;
-CREATE TABLE environments (id TEXT PRIMARY KEY, facts TEXT NOT NULL) STRICT;
+);
+CREATE TABLE environments (environment TEXT PRIMARY KEY, facts TEXT NOT NULL);
 CREATE TABLE trials (
     identity TEXT PRIMARY KEY, study TEXT NOT NULL REFERENCES studies,
     role TEXT NOT NULL, d INTEGER NOT NULL, seed INTEGER NOT NULL, lr_scale REAL NOT NULL,
     state TEXT NOT NULL, score REAL, score_sd REAL, score_n INTEGER, reason TEXT,
-    D INTEGER NOT NULL, steps INTEGER NOT NULL, wall_s REAL NOT NULL, device TEXT NOT NULL,
-    environment TEXT NOT NULL REFERENCES environments
-) STRICT;
+    parameters INTEGER NOT NULL, steps INTEGER NOT NULL, wall_s REAL NOT NULL,
+    device TEXT NOT NULL, environment TEXT NOT NULL REFERENCES environments
+);
 CREATE INDEX trials_by_study ON trials (study);
 CREATE TABLE curves (
     identity TEXT NOT NULL REFERENCES trials, n INTEGER NOT NULL,
     step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (identity, n)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE solutions (identity TEXT PRIMARY KEY REFERENCES trials, z BLOB NOT NULL) STRICT;
+) WITHOUT ROWID;
+CREATE TABLE solutions (identity TEXT PRIMARY KEY REFERENCES trials, z BLOB NOT NULL);
+"""
+READINGS = """
+SELECT study, task, definition, parameters, settings, metric
+FROM readings JOIN studies USING (study) WHERE ? IN (study, '')
+ORDER BY name, version, study, lr_rule
+"""
+TRIALS = """
+SELECT identity, study, role, d, seed, lr_scale, state, score, score_sd, score_n, reason,
+    parameters, steps, wall_s, device, facts
+FROM trials JOIN environments USING (environment)
+"""
+BY_REQUEST = """
+ORDER BY CASE role WHEN 'baseline' THEN 0 WHEN 'pilot' THEN 1 ELSE 2 END, d, lr_scale, seed
 """
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A study and how its task asks to read it: what one row of the report is made from.
-
-    `settings` are the `--set key=value` overrides in force when it was last run, `metric` the
-    name of the score. `task` is rebuilt from the record: its entry points need not be importable.
-    """
-
-    study: str
-    task: Task
-    definition: dict[str, Any]
-    D: int
-    settings: tuple[str, ...] = ()
-    metric: str | None = None
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.study, self.task.lr_rule
-
-
-def trial_identity(study: str, request: Request) -> str:
-    """What `trial.Trial.identity` is, without importing torch."""
-    return content_hash({"study": study, "request": asdict(request)})
-
-
 class Store:
-    """`Store(path)` opens for writing and creates; `Store.reading(path)` never creates.
+    """`Store(path)` writes and creates; with `read_only` it does neither, and a missing file reads
+    as an empty one.
 
-    One writer at a time: a second one is refused with ResourceError. The lock ends with its
-    process, however that ends. Readers neither wait for the writer nor hold it up. Every
-    ResourceError names the path and the mend. Close it, or use it in a `with` statement.
+    One writer at a time: a second is refused. Its lock ends with its process, however that ends.
+    Readers neither wait for the writer nor hold it up. Raise ResourceError, naming path and mend,
+    for a file that cannot be used. Close it, or use it in a `with` statement.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
         self.path = Path(path)
-        self._lock: WriterLock | None = WriterLock(self.path)
+        self._lock = WriterLock(self.path) if not (read_only or path == ":memory:") else None
         try:
-            self._sql = open_writer(self.path, SCHEMA)
+            connection = open_reader(self.path) if read_only else open_writer(path, SCHEMA)
+            self._sql = connection or open_writer(":memory:", SCHEMA)
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
 
     @classmethod
-    def _of(cls, path: Path | str, connection: sqlite3.Connection) -> Store:
-        store = cls.__new__(cls)
-        store.path, store._lock, store._sql = Path(path), None, connection
-        return store
-
-    @classmethod
     def in_memory(cls) -> Store:
-        return cls._of(":memory:", open_writer(":memory:", SCHEMA))
-
-    @classmethod
-    def reading(cls, path: Path | str) -> Store:
-        """For looking only; a store that is not there yet reads as an empty one."""
-        connection = open_reader(Path(path))
-        return cls.in_memory() if connection is None else cls._of(path, connection)
+        return cls(":memory:")
 
     def close(self) -> None:
         self._sql.close()
+        self._release()
+
+    def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
 
@@ -130,13 +108,11 @@ class Store:
             yield
             self._sql.execute("COMMIT")
         except sqlite3.Error as error:
-            self._rollback()
             raise ResourceError(
                 f"{self.path}: cannot write: {error}; check the disk, or give --store another path"
             ) from None
-        except BaseException:
+        finally:
             self._rollback()
-            raise
 
     def _rollback(self) -> None:
         if self._sql.in_transaction:
@@ -145,26 +121,31 @@ class Store:
     def add_study(
         self, task: Task, D: int, settings: Sequence[str] = (), metric: str | None = None
     ) -> str:
-        """Record a task that is about to be measured, its latest reading, and return the study."""
-        definition = task.definition()
-        study = content_hash(definition)
-        self.add_reading(Reading(study, task, definition, D, tuple(settings), metric))
-        return study
+        """Record a task that is about to be measured and return its study.
+
+        Of floor, thresholds, search range and reference the last record is in force.
+        """
+        definition = json.loads(canonical_json(task.definition()))
+        reading = Reading(content_hash(definition), task, definition, D, tuple(settings), metric)
+        self.add_reading(reading)
+        return reading.study
 
     def add_reading(self, reading: Reading, *, replace: bool = True) -> bool:
-        """Record a reading; False where one for the same study and lr_rule was there and kept.
+        """Record a reading; False where one of the same key is there and was kept.
 
-        Raise StudyError where the study is there with another D: the task's code has changed.
+        Raise StudyError where the study is there with another D, ValueError where its parts
+        disagree.
         """
-        task, definition = reading.task, canonical_json(reading.definition)
+        check_reading(reading)
+        task, verb = reading.task, "REPLACE" if replace else "IGNORE"
         record = canonical_json(task.model_dump(mode="json", by_alias=True))
-        verb = "REPLACE" if replace else "IGNORE"
+        definition = canonical_json(reading.definition)
         with self.transaction():
-            known = self._one("SELECT D FROM studies WHERE study = ?", reading.study)
-            if known is not None and known[0] != reading.D:
+            known = self._all("SELECT parameters FROM studies WHERE study = ?", reading.study)
+            if known and known[0][0] != reading.D:
                 raise StudyError(
                     f"{task.name} v{task.version}: its network has D = {reading.D}, but earlier "
-                    f"trials in {self.path} had D = {known[0]}; raise the task's version"
+                    f"trials in {self.path} had D = {known[0][0]}; raise the task's version"
                 )
             study = (reading.study, task.name, task.version, definition, reading.D, reading.metric)
             self._sql.execute("INSERT OR IGNORE INTO studies VALUES (?, ?, ?, ?, ?, ?)", study)
@@ -179,31 +160,30 @@ class Store:
         held another end of this very trial. Raise ValueError for a result that is not one.
         """
         check_result(result)
+        identity, ours = result.identity, (result.state, result.score)
         with self.transaction():
-            known = self._one("SELECT state, score FROM trials WHERE identity = ?", result.identity)
-            if known is None:
+            known = self._all("SELECT state, score FROM trials WHERE identity = ?", identity)
+            if not known:
                 self._insert(result)
-            elif tuple(known) != (result.state, result.score):
-                return (
-                    f"trial {result.identity[:12]} is already there as {known[0]} with score "
-                    f"{known[1]}; kept, and not replaced by {result.state} with {result.score}"
-                )
-        return None
+        if not known or known[0] == ours:
+            return None
+        there, other = (f"{state} ({score})" for state, score in (known[0], ours))
+        return f"trial {identity[:12]} is there as {there}; kept, not replaced by {other}"
 
     def _insert(self, result: TrialResult) -> None:
-        if self._one("SELECT 1 FROM studies WHERE study = ?", result.study) is None:
-            raise ValueError(f"trial {result.identity[:12]} of a study that was never added")
-        facts = canonical_json(result.environment)
-        environment = content_hash(result.environment)[:16]
-        request = result.request
+        if not self._all("SELECT 1 FROM studies WHERE study = ?", result.study):
+            raise ValueError(f"trial {result.identity[:12]} is of a study that was never added")
+        request, facts = result.request, {k: _text(v) for k, v in result.environment.items()}
+        environment, reason = environment_id(facts), result.reason and _text(result.reason)
         row = (
             *(result.identity, result.study),
             *(request.role, request.d, request.seed, request.lr_scale),
-            *(result.state, result.score, result.score_sd, result.score_n, result.reason),
+            *(result.state, result.score, result.score_sd, result.score_n, reason),
             *(result.D, result.steps, result.wall_s, result.device, environment),
         )
         sql = self._sql
-        sql.execute("INSERT OR IGNORE INTO environments VALUES (?, ?)", (environment, facts))
+        record = (environment, canonical_json(facts))
+        sql.execute("INSERT OR IGNORE INTO environments VALUES (?, ?)", record)
         sql.execute(f"INSERT INTO trials VALUES ({', '.join('?' * len(row))})", row)
         curve = [(result.identity, n, *point) for n, point in enumerate(result.curve)]
         sql.executemany("INSERT INTO curves VALUES (?, ?, ?, ?, ?)", curve)
@@ -211,67 +191,55 @@ class Store:
             sql.execute("INSERT INTO solutions VALUES (?, ?)", (result.identity, result.z))
 
     def studies(self) -> list[Reading]:
-        """All readings, ordered by task, version, study and lr_rule."""
-        rows = self._all(
-            "SELECT study, readings.task, definition, D, settings, metric FROM readings"
-            " JOIN studies USING (study) ORDER BY studies.task, version, study, lr_rule"
-        )
-        return [
-            Reading(
-                study,
-                Task.model_validate(json.loads(task)),
-                json.loads(definition),
-                D,
-                tuple(json.loads(settings)),
-                metric,
-            )
-            for study, task, definition, D, settings, metric in rows
-        ]
+        """All readings, by task name, version, study and lr_rule."""
+        return self._readings("")
+
+    def study(self, study: str) -> Reading:
+        """One reading of a study that is there; all have the same definition, D and metric."""
+        return self._readings(study)[0]
+
+    def _readings(self, study: str) -> list[Reading]:
+        rows = self._all(READINGS, study)
+        try:
+            return [
+                Reading(
+                    study,
+                    Task.model_validate(json.loads(task)),
+                    json.loads(definition),
+                    D,
+                    tuple(json.loads(settings)),
+                    metric,
+                )
+                for study, task, definition, D, settings, metric in rows
+            ]
+        except (ValidationError, ValueError) as error:
+            raise ResourceError(
+                f"{self.path}: a task recorded here does not fit this program: "
+                f"{str(error).splitlines()[0]}; use the version that wrote it"
+            ) from None
 
     def results(self, study: str) -> list[TrialResult]:
         """The study's finished trials by role, d, lr_scale and seed; without curves and z."""
-        rows = self._all(
-            "SELECT trials.*, facts FROM trials JOIN environments ON environment = id"
-            f" WHERE study = ? ORDER BY {ROLE_ORDER}, d, lr_scale, seed",
-            study,
-        )
-        return [_result(row) for row in rows]
+        return [_result(row) for row in self._all(f"{TRIALS} WHERE study = ? {BY_REQUEST}", study)]
 
     def outcomes(self, study: str) -> dict[Request, Outcome]:
         """What the search and the estimate ask of a study."""
         return {result.request: result.outcome for result in self.results(study)}
 
-    def find(self, prefix: str) -> TrialResult:
-        """The one trial whose identity starts with `prefix`. Raise UsageError for none or many."""
-        rows = self._all(
-            "SELECT trials.*, facts FROM trials JOIN environments ON environment = id"
-            " WHERE substr(identity, 1, ?) = ? ORDER BY identity LIMIT 2",
-            len(prefix),
-            prefix,
-        )
-        if len(rows) != 1 or not prefix:
-            number = "more than one trial" if rows else "no trial"
-            raise UsageError(
-                f"{self.path}: {number} with an identity that starts '{prefix}'; "
-                "`bench show TASK` lists them"
-            )
-        return _result(rows[0])
+    def find(self, prefix: str) -> list[TrialResult]:
+        """The trials, without curve and z, whose identity starts with `prefix`."""
+        query = f"{TRIALS} WHERE substr(identity, 1, ?) = ? ORDER BY identity"
+        return [_result(row) for row in self._all(query, len(prefix), prefix)]
 
     def curve(self, identity: str) -> tuple[tuple[int, str, float], ...]:
         """(step, name, value) of a trial, as they came."""
-        rows = self._all(
-            "SELECT step, name, value FROM curves WHERE identity = ? ORDER BY n", identity
-        )
-        return tuple(tuple(row) for row in rows)
+        query = "SELECT step, name, value FROM curves WHERE identity = ? ORDER BY n"
+        return tuple(self._all(query, identity))
 
     def solution(self, identity: str) -> bytes | None:
         """z: d float32 numbers, little-endian; None natively and where it was not kept."""
-        row = self._one("SELECT z FROM solutions WHERE identity = ?", identity)
-        return None if row is None else bytes(row[0])
-
-    def _one(self, query: str, *values: object) -> Any:
-        rows = self._all(query, *values)
-        return rows[0] if rows else None
+        rows = self._all("SELECT z FROM solutions WHERE identity = ?", identity)
+        return rows[0][0] if rows else None
 
     def _all(self, query: str, *values: object) -> list[Any]:
         try:
@@ -282,23 +250,26 @@ class Store:
             ) from None
 
 
+def _text(text: str) -> str:
+    """`text` without what UTF-8 cannot hold: undecodable bytes of a file name or an argument."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _result(row: Sequence[Any]) -> TrialResult:
-    identity, study, role, d, seed, lr_scale, *rest, _, facts = row
-    return TrialResult(identity, study, Request(role, d, seed, lr_scale), *rest, json.loads(facts))
-
-
-def check_result(result: TrialResult) -> None:
-    """Raise ValueError unless `result` is a finished trial whose parts agree."""
-    scores = (result.score, result.score_sd)
-    if result.identity != trial_identity(result.study, result.request):
-        raise ValueError("the identity is not that of this study and request")
-    if result.state not in FINAL_STATES:
-        raise ValueError(f"state '{result.state}' is not one of {', '.join(FINAL_STATES)}")
-    if (result.state == "complete") != (result.score is not None):
-        raise ValueError(f"state '{result.state}' with score {result.score}")
-    if any(value is not None and not math.isfinite(value) for value in scores):
-        raise ValueError(f"score {result.score} or its sd {result.score_sd} is not finite")
-    if result.state != "complete" and not result.reason:
-        raise ValueError(f"state '{result.state}' without a reason")
-    if not 0 <= result.request.d <= result.D:
-        raise ValueError(f"d = {result.request.d} is outside 0 to D = {result.D}")
+    identity, study, role, d, seed, lr_scale, state, score, score_sd, score_n, reason, *rest = row
+    D, steps, wall_s, device, facts = rest
+    return TrialResult(
+        identity=identity,
+        study=study,
+        request=Request(role, d, seed, lr_scale),
+        state=state,
+        score=score,
+        score_sd=score_sd,
+        score_n=score_n,
+        reason=reason,
+        D=D,
+        steps=steps,
+        wall_s=wall_s,
+        device=device,
+        environment=json.loads(facts),
+    )

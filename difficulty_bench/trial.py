@@ -159,5 +159,3 @@ def _to_bytes(z: Tensor | None) -> bytes | None:
     if z is None:
         return None
     return z.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4").tobytes()
-
-

@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 from difficulty_bench.errors import ResourceError
 
-from .data import VARIABLE, Dataset, dataset, verify
+from .catalogue import VARIABLE, Dataset, dataset
+from .data import verify
 
 RETRIES = 2
 TIMEOUT_S = 30.0  # without a byte
 REPORT_INTERVAL_S = 1.0
+CHUNK_BYTES = 1 << 16
 
 Report = Callable[[str], None]
 
@@ -63,7 +65,14 @@ def _fetch_from(mirror: str, data: Dataset, file: str, progress: Report) -> None
         retry_if_failed=RETRIES,
     )
     meter = _Meter(f"{mirror}{file}", progress)
-    keeper.fetch(file, downloader=pooch.HTTPDownloader(progressbar=meter, timeout=TIMEOUT_S))
+    # `identity`: requests would unpack a .gz that a server labels as gzip-encoded.
+    downloader = pooch.HTTPDownloader(
+        progressbar=meter,
+        chunk_size=CHUNK_BYTES,
+        timeout=TIMEOUT_S,
+        headers={"Accept-Encoding": "identity"},
+    )
+    keeper.fetch(file, downloader=downloader)
 
 
 class _Meter:

@@ -81,7 +81,9 @@ def test_mistakes_are_named(tmp_path: Path, wrong: str, right: str, expected: st
 
 def test_set_overrides_and_is_checked_the_same_way(tmp_path: Path) -> None:
     tasks = registry(tmp_path, ENTRY)
-    assert tasks.get("mine", ["agent.learning_rate=3e-4"]).agent.parameters()["learning_rate"] == 3e-4
+    assert (
+        tasks.get("mine", ["agent.learning_rate=3e-4"]).agent.parameters()["learning_rate"] == 3e-4
+    )
     message = refusal(tmp_path, ENTRY, ["agent.lerning_rate=3"])
     assert message.startswith("--set agent.lerning_rate=3: mine.agent.lerning_rate: unknown key")
     assert "did you mean 'learning_rate'?" in message

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,27 +14,32 @@ from ..errors import UsageError
 
 
 class Projection(ABC):
-    """A frozen random linear map P from R^d to R^D whose columns have expected length 1.
+    """A frozen random linear map P from R^d to R^D whose columns have length 1.
 
     Every family keeps these promises; `tests/test_projection.py` runs them over all:
 
     - `project(z)` is P z and `project_transposed(g)` is P^T g of one and the same P:
       <P z, g> = <z, P^T g> to float rounding.
-    - P depends on (D, d, seed) only. It is drawn on the CPU, so that every device has the same P.
-    - Columns have length 1 (in expectation where the family says so) and pairwise cosines no
-      larger than those of a Gaussian matrix of the same size.
-    - Any 1 <= d <= D works, powers of two or not; other d are refused.
+    - P depends on (family, D, d, seed) only. It is drawn on the CPU with numpy, so that every
+      device has the same P, and differs between two d of one seed.
+    - Columns have length 1 (fastfood: in expectation where the last block is cut) and pairwise
+      cosines no larger than those of a Gaussian matrix of the same size.
+    - Every column has an entry other than 0, and any 1 <= d <= D works, powers of two or not;
+      other d are refused.
     - `to(device, dtype)` moves it in place and returns it; results stay equal to rounding.
     - Memory is what `nbytes` says: O(D d) dense, O(nonzeros) sparse, O(D + d) for the others.
+    - Products allocate their results, keep no state, wait for no device, and are differentiable.
     """
 
     name: str
 
     def __init__(self, D: int, d: int, seed: int) -> None:
-        """Raise UsageError unless 1 <= d <= D."""
+        """Raise UsageError unless 1 <= d <= D and seed >= 0."""
+        self.D, self.d, self.seed = operator.index(D), operator.index(d), operator.index(seed)
         if not 1 <= d <= D:
             raise UsageError(f"d = {d} does not fit: a subspace of D = {D} has 1 <= d <= {D}")
-        self.D, self.d, self.seed = D, d, seed
+        if seed < 0:
+            raise UsageError(f"projection seed = {seed}: a seed is 0 or larger")
 
     @abstractmethod
     def project(self, z: Tensor) -> Tensor:
@@ -45,7 +53,19 @@ class Projection(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """The frozen tensors that make up P, by attribute name; what `to` and `nbytes` act on."""
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Projection:
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides P, as plain values; two equal identities are the same P."""
+        return {"projection": self.name, "D": self.D, "d": self.d, "seed": self.seed}
+
+    def generator(self) -> np.random.Generator:
+        """The stream from which P is drawn: one per (D, d, seed), the same on every platform.
+
+        numpy's, not torch's: `torch.randn` gives other values on CPUs without AVX2.
+        """
+        return np.random.default_rng((self.seed, self.D, self.d))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         for key, value in self.tensors().items():
             setattr(self, key, value.to(device, dtype if value.is_floating_point() else None))
         return self
@@ -53,3 +73,8 @@ class Projection(ABC):
     @property
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+
+def random_signs(rng: np.random.Generator, *shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """+1 or -1 with probability 1/2 each, float32."""
+    return (2 * rng.integers(0, 2, shape, dtype=np.int8) - 1).astype(np.float32)

@@ -22,7 +22,9 @@ def export(arguments: argparse.Namespace) -> int:
         found = store.find(arguments.trial)
         if len(found) != 1:
             what = "no trial" if not found else f"{len(found)} trials"
-            raise UsageError(f"{what} of '{arguments.trial}...' in {arguments.store}; see bench show")
+            raise UsageError(
+                f"{what} of '{arguments.trial}...' in {arguments.store}; see bench show"
+            )
         result = found[0]
         z = store.solution(result.identity)
         study = store.study(result.study)

@@ -1,0 +1,202 @@
+"""stable-baselines3's PPO and DQN, unmodified, as agents.
+
+The task's network is trained in place and alone makes up D. Whatever else an algorithm trains
+(PPO's critic, the exploration noise of continuous actions) is a training aid in its own native
+space, unless `critic: subspace` says otherwise. Defaults are SB3's own.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from gymnasium.spaces import Discrete
+from pydantic import Field
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.policies import ActorCriticCnnPolicy
+from torch import nn
+
+from difficulty_bench.context import TrialContext
+from difficulty_bench.errors import UsageError
+from difficulty_bench.problem import Problem
+
+from .sb3_networks import install_dqn, install_ppo, policy_kwargs
+from .sb3_training import Shape, State, checked_problem, derive, load, save, schedule, seeded, train
+from .sb3_vec_env import GymnasiumVecEnv
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+DQN_TICK_STEPS = 1000
+MAX_SAVED_REPLAY_BYTES = 32 * 2**20  # a larger replay buffer is not saved: the trial restarts
+
+
+def ppo(
+    problem: Problem,
+    network: nn.Module,
+    context: TrialContext,
+    *,
+    total_timesteps: Count,
+    learning_rate: Positive = 3e-4,
+    lr_schedule: Shape = "constant",
+    n_envs: Count = 1,
+    n_steps: Count = 2048,
+    batch_size: Annotated[int, Field(ge=2)] = 64,
+    n_epochs: Count = 10,
+    gamma: Share = 0.99,
+    gae_lambda: Share = 0.95,
+    clip_range: Positive = 0.2,
+    clip_schedule: Shape = "constant",
+    ent_coef: NonNegative = 0.0,
+    vf_coef: NonNegative = 0.5,
+    max_grad_norm: Positive = 0.5,
+    critic: Literal["native", "subspace"] = "native",
+) -> None:
+    """Proximal policy optimisation (Schulman et al. 2017).
+
+    `critic: subspace` puts the critic's parameters into the subspace, after the policy's.
+    """
+    if n_envs * n_steps % batch_size:
+        raise UsageError(
+            f"agent.batch_size = {batch_size} does not divide a rollout of n_envs * n_steps = "
+            f"{n_envs * n_steps}; choose a divisor"
+        )
+    environments = checked_problem(problem, "ppo")
+    resumed = context.resume()
+    done = resumed["num_timesteps"] if resumed else 0
+    with seeded(derive(context.streams.agent, done), context.device):
+        envs = environments.make_envs(n_envs, derive(context.streams.data, done))
+        try:
+            model = PPO(
+                # the same class as SB3's MlpPolicy but for the extractor, replaced here, and
+                # without its warning on a GPU
+                ActorCriticCnnPolicy,
+                GymnasiumVecEnv(envs),
+                learning_rate=schedule(context.learning_rate(learning_rate), lr_schedule),
+                n_steps=n_steps,
+                batch_size=batch_size,
+                n_epochs=n_epochs,
+                gamma=gamma,
+                gae_lambda=gae_lambda,
+                clip_range=schedule(clip_range, clip_schedule),
+                ent_coef=ent_coef,
+                vf_coef=vf_coef,
+                max_grad_norm=max_grad_norm,
+                policy_kwargs={**policy_kwargs(problem), "ortho_init": False},
+                device=context.device,
+            )
+            install_ppo(model, network, context, lr=learning_rate, critic=critic)
+            if resumed:
+                load(model, resumed)
+            train(
+                model,
+                context,
+                total_timesteps=total_timesteps,
+                interval=1,
+                state=lambda: save(model),
+            )
+        finally:
+            envs.close()
+
+
+def dqn(
+    problem: Problem,
+    network: nn.Module,
+    context: TrialContext,
+    *,
+    total_timesteps: Count,
+    learning_rate: Positive = 1e-4,
+    lr_schedule: Shape = "constant",
+    n_envs: Count = 1,
+    buffer_size: Count = 1_000_000,
+    learning_starts: Annotated[int, Field(ge=0)] = 100,
+    batch_size: Count = 32,
+    gamma: Share = 0.99,
+    train_freq: Count = 4,
+    gradient_steps: Count = 1,
+    target_update_interval: Count = 10_000,
+    exploration_fraction: Share = 0.1,
+    exploration_final_eps: Share = 0.05,
+    max_grad_norm: Positive = 10.0,
+) -> None:
+    """Deep Q learning (Mnih et al. 2015) with a target network and a Huber loss.
+
+    `train_freq` counts steps of the vectorised environment, as in SB3. A trial whose replay
+    buffer is over MAX_SAVED_REPLAY_BYTES leaves no checkpoint and starts again when interrupted.
+    """
+    environments = checked_problem(problem, "dqn")
+    if not isinstance(environments.action_space, Discrete):
+        raise UsageError(
+            f"{environments.id}: DQN chooses among discrete actions and these are continuous; use "
+            "agents.sb3:ppo"
+        )
+    resumed = context.resume()
+    done = resumed["num_timesteps"] if resumed else 0
+    with seeded(derive(context.streams.agent, done), context.device):
+        envs = environments.make_envs(n_envs, derive(context.streams.data, done))
+        try:
+            model = DQN(
+                "MlpPolicy",
+                GymnasiumVecEnv(envs),
+                learning_rate=schedule(context.learning_rate(learning_rate), lr_schedule),
+                buffer_size=buffer_size,
+                learning_starts=learning_starts,
+                batch_size=batch_size,
+                gamma=gamma,
+                train_freq=train_freq,
+                gradient_steps=gradient_steps,
+                target_update_interval=target_update_interval,
+                exploration_fraction=exploration_fraction,
+                exploration_final_eps=exploration_final_eps,
+                max_grad_norm=max_grad_norm,
+                policy_kwargs=policy_kwargs(problem),
+                device=context.device,
+            )
+            install_dqn(model, network, context, lr=learning_rate)
+            if resumed:
+                load_dqn(model, resumed)
+            assert model.replay_buffer is not None
+            small = replay_bytes(model.replay_buffer) <= MAX_SAVED_REPLAY_BYTES
+            train(
+                model,
+                context,
+                total_timesteps=total_timesteps,
+                interval=DQN_TICK_STEPS,
+                state=(lambda: save_dqn(model)) if small else None,
+            )
+        finally:
+            envs.close()
+
+
+REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+def replay_bytes(buffer: ReplayBuffer) -> int:
+    return sum(getattr(buffer, name).nbytes for name in REPLAY_ARRAYS)
+
+
+def save_dqn(model: DQN) -> State:
+    buffer = model.replay_buffer
+    assert buffer is not None
+    used = buffer.size()
+    return {
+        **save(model),
+        "n_calls": model._n_calls,
+        "exploration_rate": float(model.exploration_rate),
+        "replay_position": buffer.pos,
+        "replay": {n: torch.from_numpy(getattr(buffer, n)[:used]) for n in REPLAY_ARRAYS},
+    }
+
+
+def load_dqn(model: DQN, state: State) -> None:
+    load(model, state)
+    model._n_calls, model.exploration_rate = state["n_calls"], state["exploration_rate"]
+    buffer = model.replay_buffer
+    assert buffer is not None
+    for name, saved in state["replay"].items():
+        getattr(buffer, name)[: len(saved)] = saved.numpy()
+    buffer.pos = state["replay_position"]
+    buffer.full = len(state["replay"]["rewards"]) == buffer.buffer_size

@@ -1,0 +1,141 @@
+"""Running an SB3 algorithm as a trial: seeds, schedules, progress, checkpoints."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import BasePolicy
+
+from difficulty_bench.context import TrialContext
+from difficulty_bench.errors import UsageError
+from difficulty_bench.problem import EnvironmentProblem, Problem
+
+Shape = Literal["constant", "linear"]
+State = dict[str, Any]
+
+
+def checked_problem(problem: Problem, agent: str) -> EnvironmentProblem:
+    if not isinstance(problem, EnvironmentProblem):
+        raise UsageError(f"agent '{agent}' needs environments, not a data set; use another agent")
+    return problem
+
+
+def schedule(initial: float, shape: Shape) -> Callable[[float], float]:
+    """A value from the share of training that remains, which SB3 lets fall below 0."""
+    if shape == "constant":
+        return lambda remaining: initial
+    return lambda remaining: initial * max(remaining, 0.0)
+
+
+def derive(stream: int, steps: int) -> int:
+    """A seed in [0, 2^63) from a trial's stream, anew after each resumption at `steps`."""
+    words = np.random.SeedSequence([stream, steps]).generate_state(1, np.uint64)
+    return int(words[0] >> 1)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generators that SB3 draws from; put back afterwards what they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class Ticks(BaseCallback):
+    """Calls `context.tick` about every `interval` steps, between an update and a rollout.
+
+    Only then is every step so far learned from, so that a checkpoint loses none.
+    """
+
+    def __init__(self, context: TrialContext, interval: int, state: Callable[[], State] | None):
+        super().__init__()
+        self.context, self.interval, self.state = context, interval, state
+
+    def _on_training_start(self) -> None:
+        self.next = self.num_timesteps + self.interval
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= self.next:
+            self._tick()
+            self.next = self.num_timesteps + self.interval
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self._tick()
+
+    def _tick(self) -> None:
+        episodes = episodic_returns(self.model)
+        values = {"episodic_return": float(np.mean(episodes))} if episodes else {}
+        self.context.tick(self.num_timesteps, self.state, **values)
+
+
+def train(
+    model: BaseAlgorithm,
+    context: TrialContext,
+    *,
+    total_timesteps: int,
+    interval: int,
+    state: Callable[[], State] | None,
+) -> None:
+    """Learn until `total_timesteps`, those before a resumption included."""
+    model.action_space.seed(derive(context.streams.agent, model.num_timesteps) % 2**32)
+    model.set_logger(Logger(folder=None, output_formats=[]))  # SB3's own makes a folder per run
+    if model.num_timesteps:
+        context.tick(model.num_timesteps, environments_reset=1.0)  # the mark of a resumption
+    remaining = total_timesteps - model.num_timesteps
+    if remaining > 0:
+        ticks = Ticks(context, interval, state)
+        model.learn(remaining, ticks, log_interval=None, reset_num_timesteps=False)
+
+
+def save(model: BaseAlgorithm) -> State:
+    """What every SB3 algorithm needs to go on, but for environments and buffers.
+
+    No generator is in it: a resumption starts environments and generators anew, seeded by the
+    trial's streams and the number of steps done.
+    """
+    return {
+        "policy": model.policy.state_dict(),
+        "optimizer": optimizer(model).state_dict(),
+        "num_timesteps": model.num_timesteps,
+        "n_updates": model._n_updates,
+        "episodic_returns": episodic_returns(model),
+    }
+
+
+def load(model: BaseAlgorithm, state: State) -> None:
+    model.policy.load_state_dict(state["policy"])
+    optimizer(model).load_state_dict(state["optimizer"])
+    model.num_timesteps, model._n_updates = state["num_timesteps"], state["n_updates"]
+    episodes = [{"r": value} for value in state["episodic_returns"]]
+    model.ep_info_buffer = deque(episodes, maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+
+
+def optimizer(model: BaseAlgorithm) -> torch.optim.Optimizer:
+    policy: BasePolicy = model.policy
+    assert policy.optimizer is not None
+    return policy.optimizer
+
+
+def episodic_returns(model: BaseAlgorithm) -> list[float]:
+    """Returns of the last training episodes, at most SB3's window of 100."""
+    return [float(episode["r"]) for episode in model.ep_info_buffer or ()]

@@ -1,0 +1,87 @@
+"""The `pass` likelihood: solved or not, as a rising function of u = log d.
+
+    p(d) = g + (1 - g - a) F((log d - u) / w + z),   F logistic, z such that p(exp(u)) = 1/2
+
+u = log d_int90 (before rounding up), w the width, a the lapse rate (a seed that fails however
+large d is), g a small guess rate. The posterior is summed on a grid; w and a are marginalised, as
+in Psi-marginal (Prins 2013) and QUEST+ (Watson 2017). See docs/estimate.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+GUESS = 0.01
+LAPSES = np.array([0.01, 0.05, 0.15, 0.3])
+LAPSE_PRIOR = np.array([0.4, 0.3, 0.2, 0.1])
+WIDTHS = np.geomspace(0.004, 1.0, 11)  # logistic scale in log d: factors of 1.01 to 28 (.16-.84)
+MARGIN = 1.5  # the crossing may lie outside [d_min, d_max]: that is what censoring means
+COARSE = 120
+FINE = 240
+
+_REST = 1.0 - GUESS - LAPSES
+_SHIFT = np.log((0.5 - GUESS) / (_REST - 0.5 + GUESS))  # z: F(z) = (1/2 - g) / (1 - g - a)
+
+
+@dataclass(frozen=True)
+class Psychometric:
+    """Posterior over the nodes u (U,), jointly with width and lapse, (U, W, A)."""
+
+    u: Array
+    posterior: Array
+
+    def above(self, x: Array) -> Array:
+        """P(crossing <= x | data) at log d = x (X,)."""
+        total = np.concatenate([[0.0], np.cumsum(self.posterior.sum((1, 2)))])
+        return np.asarray(total[np.searchsorted(self.u, x, side="right")])
+
+    def width(self) -> float:
+        """Geometric mean of the factor in d from p = .16 to p = .84 (of the way up)."""
+        log_w = float(self.posterior.sum((0, 2)) @ np.log(WIDTHS))
+        return float(np.exp(np.exp(log_w) * 2.0 * np.log(0.84 / 0.16)))
+
+    def solved(self, x: Array) -> Array:
+        """P(solved at x | u), nuisance averaged, and its weight: (X, U)."""
+        p = chance(x[:, None], self.u)  # (X, U, W, A)
+        mass = self.posterior.sum((1, 2))
+        joint = np.einsum("xuwa,uwa->xu", p, self.posterior)
+        return np.asarray(joint / np.maximum(mass, 1e-300))
+
+
+def chance(x: Array, u: Array) -> Array:
+    """p at log d = x for crossing u: broadcast shape of both, then (W, A)."""
+    z = (x - u)[..., None, None] / WIDTHS[:, None] + _SHIFT
+    return np.asarray(GUESS + _REST / (1.0 + np.exp(-np.clip(z, -40.0, 40.0))))
+
+
+@lru_cache(maxsize=256)
+def fit(
+    d: tuple[int, ...], solved: tuple[int, ...], n: tuple[int, ...], d_min: int, d_max: int
+) -> Psychometric:
+    """Posterior given `solved` of `n` trials at each d; a flat prior on u over the margins."""
+    data = np.log(np.asarray(d, dtype=float)), np.asarray(solved), np.asarray(n)
+    u = np.linspace(np.log(d_min) - MARGIN, np.log(d_max) + MARGIN, COARSE)
+    coarse = _posterior(u, *data).sum((1, 2))
+    inside = np.flatnonzero(coarse > 1e-5 * coarse.max())
+    step = u[1] - u[0]
+    u = np.linspace(u[inside[0]] - step, u[inside[-1]] + step, FINE)
+    return Psychometric(u, _posterior(u, *data))
+
+
+def _posterior(u: Array, x: Array, solved: Array, n: Array) -> Array:
+    logp = np.zeros((len(u), len(WIDTHS), len(LAPSES))) + np.log(LAPSE_PRIOR)
+    for x_i, k, m in zip(x, solved, n, strict=True):
+        p = chance(x_i, u)
+        logp += k * np.log(p) if k == m else m * np.log1p(-p) if k == 0 else _both(p, k, m)
+    weight = np.exp(logp - logp.max())
+    return np.asarray(weight / weight.sum())
+
+
+def _both(p: Array, k: int, m: int) -> Array:
+    return np.asarray(k * np.log(p) + (m - k) * np.log1p(-p))

@@ -1,0 +1,187 @@
+"""Atari games with every choice of the protocol explicit.
+
+Pixels come from ale-py's own vectorised environment (C++ threads, preprocessing inside), RAM
+from one emulator per environment. The defaults are those of `ALE/<Game>-v5` (frame skip 4,
+sticky actions 0.25, minimal actions) with the usual preprocessing around them. That is not
+Machado et al. 2018 to the letter, who use all 18 actions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import ale_py
+import gymnasium as gym
+import numpy as np
+import torch
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import FrameStackObservation
+from gymnasium.wrappers.vector import ClipReward, RecordEpisodeStatistics
+from pydantic import Field
+
+from difficulty_bench.errors import UsageError
+
+from .evaluation import GymnasiumProblem
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Observation = Literal["pixels", "ram"]
+
+gym.register_envs(ale_py)  # names the import's purpose: it registers the `ALE/` ids
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the game is played; `describe` says it in one line, for the report."""
+
+    id: str
+    obs: Observation
+    sticky_probability: float
+    frame_skip: int
+    full_action_space: bool
+    noop_max: int
+    fire_reset: bool
+    max_frames: int
+    clip_rewards: bool
+    image_size: int
+    stack: int
+
+    def describe(self, num_actions: int) -> str:
+        pixels = f"{self.image_size}x{self.image_size} grey, maximum of the last 2 frames"
+        view = pixels if self.obs == "pixels" else "128 bytes of RAM"
+        fire = ", FIRE" if self.fire_reset else ""
+        clip = "clipped to [-1, 1]" if self.clip_rewards else "not clipped"
+        return (
+            f"{self.id}: sticky actions {self.sticky_probability:g}, frame skip {self.frame_skip}, "
+            f"{num_actions} actions; {view}, {self.stack} stacked; at reset up to "
+            f"{self.noop_max} no-op frames{fire}; at most {self.max_frames:,} frames an episode; "
+            f"rewards {clip} in training, never in evaluation"
+        )
+
+
+def make(
+    *,
+    id: str,
+    obs: Observation = "pixels",
+    eval_episodes: PositiveInt = 20,
+    ceiling: float | None = None,
+    sticky_probability: Annotated[float, Field(ge=0, lt=1)] = 0.25,
+    frame_skip: PositiveInt = 4,
+    full_action_space: bool = False,
+    noop_max: Annotated[int, Field(ge=0)] = 30,
+    fire_reset: bool = True,
+    max_frames: PositiveInt = 108_000,
+    clip_rewards: bool = True,
+    image_size: PositiveInt = 84,
+    stack: PositiveInt = 4,
+) -> AtariProblem:
+    """The game `id` (`ALE/Pong-v5`). Raise UsageError for a game that ale-py does not have."""
+    try:
+        spec = gym.spec(id)
+    except gym.error.Error as error:
+        raise UsageError(f"{id}: {error}; Atari ids look like ALE/Pong-v5") from None
+    if "game" not in spec.kwargs:
+        raise UsageError(f"{id}: not an Atari game; use 'envs.control:make'")
+    protocol = Protocol(
+        id=id,
+        obs=obs,
+        sticky_probability=sticky_probability,
+        frame_skip=frame_skip,
+        full_action_space=full_action_space,
+        noop_max=noop_max,
+        fire_reset=fire_reset,
+        max_frames=max_frames,
+        clip_rewards=clip_rewards,
+        image_size=image_size,
+        stack=stack,
+    )
+    return AtariProblem(protocol, spec.kwargs["game"], eval_episodes, ceiling)
+
+
+class AtariProblem(GymnasiumProblem):
+    """An Atari game under one protocol."""
+
+    scale = 1 / 255
+
+    def __init__(
+        self, protocol: Protocol, game: str, eval_episodes: int, ceiling: float | None
+    ) -> None:
+        self.rules, self.game, self.id = protocol, game, protocol.id
+        self.eval_episodes, self.ceiling = eval_episodes, ceiling
+        envs = self.build_envs(1)
+        self.observation_space, self.action_space = (
+            envs.single_observation_space,
+            envs.single_action_space,
+        )
+        envs.close()
+        assert isinstance(self.observation_space, Box)
+        assert isinstance(self.action_space, Discrete)
+        self.input_shape = self.observation_space.shape
+        self.output_size = int(self.action_space.n)
+        self.protocol = protocol.describe(self.output_size)
+
+    def env_seed(self, seed: int) -> int:
+        return seed % 2**30  # the emulator takes 32-bit seeds
+
+    def build_envs(self, num_envs: int) -> gym.vector.VectorEnv:
+        make_games = self._pixel_envs if self.rules.obs == "pixels" else self._ram_envs
+        envs: gym.vector.VectorEnv = RecordEpisodeStatistics(make_games(num_envs))
+        # outside of the statistics, which count the game's own score
+        return ClipReward(envs, -1, 1) if self.rules.clip_rewards else envs
+
+    def _pixel_envs(self, num_envs: int) -> gym.vector.VectorEnv:
+        rules = self.rules
+        return AtariVectorEnv(
+            self.game,
+            num_envs,
+            num_threads=min(num_envs, torch.get_num_threads()),  # results do not depend on it
+            max_num_frames_per_episode=rules.max_frames,
+            repeat_action_probability=rules.sticky_probability,
+            full_action_space=rules.full_action_space,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            img_height=rules.image_size,
+            img_width=rules.image_size,
+            grayscale=True,
+            stack_num=rules.stack,
+            frameskip=rules.frame_skip,
+            maxpool=True,
+            noop_max=rules.noop_max,
+            use_fire_reset=rules.fire_reset,
+            episodic_life=False,
+            reward_clipping=False,
+        )
+
+    def _ram_envs(self, num_envs: int) -> gym.vector.VectorEnv:
+        return SyncVectorEnv([self._ram_env] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+    def _ram_env(self) -> gym.Env[Any, Any]:
+        rules = self.rules
+        env = gym.make(
+            self.id,
+            obs_type="ram",
+            frameskip=rules.frame_skip,
+            repeat_action_probability=rules.sticky_probability,
+            full_action_space=rules.full_action_space,
+            max_num_frames_per_episode=rules.max_frames,
+        )
+        started = Start(env, rules.noop_max // rules.frame_skip, rules.fire_reset)
+        return FrameStackObservation(started, rules.stack)
+
+
+class Start(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
+    """Begin an episode with 0 to `max_noops` no-ops and, where the game has it, FIRE."""
+
+    def __init__(self, env: gym.Env[Any, Any], max_noops: int, fire: bool) -> None:
+        super().__init__(env)
+        meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+        self.max_noops = max_noops
+        self.fire = meanings.index("FIRE") if fire and "FIRE" in meanings else None
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        observation, info = self.env.reset(**kwargs)
+        noops = int(self.unwrapped.np_random.integers(self.max_noops + 1))
+        for action in [0] * noops + ([] if self.fire is None else [self.fire]):
+            observation, _, _, _, info = self.env.step(action)
+        return observation, info

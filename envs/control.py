@@ -1,0 +1,129 @@
+"""Any Gymnasium environment with a Box observation and a Discrete or Box action."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from pydantic import Field
+from torch import Tensor
+
+from difficulty_bench.errors import ResourceError, UsageError
+
+from .evaluation import GymnasiumProblem
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+def make(
+    *,
+    id: str,
+    eval_episodes: PositiveInt = 100,
+    ceiling: float | None = None,
+    observations: Literal["raw", "unit"] = "raw",
+    scale: Positive = 1.0,
+    env_kwargs: dict[str, Any] | None = None,
+) -> ControlProblem:
+    """The environment `id`; `package:Name-v0` imports `package` first, as `gymnasium.make` does.
+
+    `observations: unit` maps each observation linearly from its bounds to [-1, 1]; `scale`
+    multiplies observations instead. `env_kwargs` go to `gymnasium.make`. Raise UsageError for an
+    unknown id or spaces that no policy here fits, ResourceError for a package not installed.
+    """
+    env = make_env(id, env_kwargs or {})
+    try:
+        return ControlProblem(env, env_kwargs or {}, eval_episodes, ceiling, observations, scale)
+    finally:
+        env.close()
+
+
+def make_env(id: str, env_kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
+    try:
+        return gym.make(id, **env_kwargs)
+    except gym.error.DependencyNotInstalled as error:
+        raise ResourceError(f"{id}: {first_line(error)}") from None
+    except (gym.error.Error, ModuleNotFoundError, TypeError) as error:
+        raise UsageError(f"{id}: {first_line(error)}") from None
+
+
+def first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+class ControlProblem(GymnasiumProblem):
+    """One process, environments stepped in turn: what small control problems need."""
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        env_kwargs: dict[str, Any],
+        eval_episodes: int,
+        ceiling: float | None,
+        observations: Literal["raw", "unit"],
+        scale: float,
+    ) -> None:
+        assert env.spec is not None
+        self.id, self.env_kwargs = env.spec.id, env_kwargs
+        self.observation_space = checked_observations(env.spec.id, env.observation_space)
+        self.action_space, self.output_size = checked_actions(env.spec.id, env.action_space)
+        self.input_shape = self.observation_space.shape
+        self.eval_episodes, self.ceiling, self.scale = eval_episodes, ceiling, scale
+        self.low, self.span = bounds(self.id, self.observation_space, observations)
+        limit = env.spec.max_episode_steps
+        cap = f"at most {limit:,} steps" if limit else "no step limit"
+        self.protocol = f"{self.id}, {cap}, {eval_episodes} evaluation episodes"
+
+    def prepare(self, x: Tensor) -> Tensor:
+        if self.span is None:
+            return super().prepare(x)
+        low, span = (torch.as_tensor(array, device=x.device) for array in (self.low, self.span))
+        return (x.float() - low).mul_(2 / span).sub_(1)
+
+    def build_envs(self, num_envs: int) -> gym.vector.VectorEnv:
+        makers = [lambda: make_env(self.id, self.env_kwargs)] * num_envs
+        return RecordEpisodeStatistics(
+            SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        )
+
+
+def checked_observations(id: str, space: gym.Space[Any]) -> Box:
+    if not isinstance(space, Box):
+        raise UsageError(
+            f"{id}: observations are {space}, a policy here needs a Box; wrap the environment with "
+            "gymnasium.wrappers.FlattenObservation"
+        )
+    if len(space.shape) == 3 and space.shape[2] < space.shape[0]:
+        raise UsageError(
+            f"{id}: images of shape {space.shape} have their channels last; wrap the environment "
+            "so that they come first, or use 'envs.atari:make' for Atari games"
+        )
+    return space
+
+
+def checked_actions(id: str, space: gym.Space[Any]) -> tuple[Discrete | Box, int]:
+    """The space, and the number of outputs that a policy needs for it."""
+    if isinstance(space, Discrete):
+        return space, int(space.n)
+    if isinstance(space, Box) and len(space.shape) == 1 and space.is_bounded():
+        return space, space.shape[0]
+    raise UsageError(
+        f"{id}: actions are {space}, a policy here needs Discrete or a bounded Box of one "
+        "dimension; wrap the environment"
+    )
+
+
+def bounds(
+    id: str, space: Box, observations: Literal["raw", "unit"]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Lower bounds and widths of the observations, both None for raw ones."""
+    if observations == "raw":
+        return None, None
+    if not space.is_bounded():
+        raise UsageError(f"{id}: observations have no bounds; use 'observations: raw'")
+    return space.low.astype(np.float32), (space.high - space.low).astype(np.float32)

@@ -1,0 +1,115 @@
+"""One conformance suite over every engine: results do not depend on where a trial runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from difficulty_bench.context import Interrupted
+from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
+from difficulty_bench.registry import Registry
+from difficulty_bench.results import Request, TrialResult
+from difficulty_bench.trial import Runtime, Trial
+
+TASKS = Registry([Path(__file__).parent / "tiny.yaml"])
+REQUESTS = [Request("trial", d, seed) for d in (0, 3, 20) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module", params=["inline", "processes"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    made = InlineEngine() if request.param == "inline" else ProcessEngine(2)
+    yield made
+    made.close()
+
+
+def run(engine: Engine, task: str, *settings: str, n: int = 6) -> dict[Request, TrialResult]:
+    trials = [Trial(TASKS.get(task, settings), request) for request in REQUESTS[:n]]
+    return {result.request: result for result in engine.run(trials, Runtime())}
+
+
+def test_every_trial_gives_one_result_and_the_same_on_every_engine(engine: Engine) -> None:
+    results = run(engine, "tiny")
+    assert set(results) == set(REQUESTS)
+    reference = run(InlineEngine(), "tiny")
+    for request, result in results.items():
+        assert result.state == "complete"
+        assert (result.score, result.z) == (reference[request].score, reference[request].z)
+
+
+def test_results_say_what_they_were_made_of(engine: Engine) -> None:
+    result = run(engine, "tiny")[REQUESTS[2]]
+    assert result.identity == Trial(TASKS.get("tiny"), REQUESTS[2]).identity
+    assert result.D == 46
+    assert result.z is not None
+    assert len(result.z) == 4 * 3
+    assert result.steps > 0
+    assert result.wall_s > 0
+    assert result.environment["torch"].startswith("2.")
+
+
+@pytest.mark.parametrize(
+    ("how", "state", "reason"),
+    [
+        ("raise", "failed", "RuntimeError: the learner broke (tiny.py:"),
+        ("diverge", "failed", "diverged: train_loss is nan at step 1"),
+        ("poison", "failed", "diverged: a parameter is not finite"),
+    ],
+)
+def test_a_failure_is_a_result_with_its_reason(
+    engine: Engine, how: str, state: str, reason: str
+) -> None:
+    results = run(engine, "tiny-broken", f"agent.how={how}", n=2)
+    assert len(results) == 2
+    for result in results.values():
+        assert (result.state, result.score) == (state, None)
+        assert result.reason is not None
+        assert result.reason.startswith(reason)
+
+
+def test_a_trial_past_its_time_limit_is_timed_out(engine: Engine) -> None:
+    result = run(engine, "tiny-broken", "agent.how=hang", "timeout_s=0.1", n=1)[REQUESTS[0]]
+    assert (result.state, result.score) == ("timed_out", None)
+
+
+def test_the_deadline_interrupts_and_leaves_no_result(engine: Engine) -> None:
+    trial = Trial(TASKS.get("tiny-broken", ["agent.how=hang"]), REQUESTS[0])
+    with pytest.raises(Interrupted):
+        list(engine.run([trial], Runtime(deadline=time.time() + 0.2)))
+
+
+def test_a_trial_that_kills_its_process_fails_and_spares_the_others() -> None:
+    engine = ProcessEngine(2)
+    trials = [Trial(TASKS.get("tiny"), request) for request in REQUESTS]
+    killer = Trial(TASKS.get("tiny-broken", ["agent.how=die"]), REQUESTS[0])
+    results = {r.identity: r for r in engine.run([*trials[:3], killer, *trials[3:]], Runtime())}
+    engine.close()
+    assert len(results) == 7
+    assert results[killer.identity].state == "failed"
+    assert "its process died" in (results[killer.identity].reason or "")
+    assert all(results[trial.identity].state == "complete" for trial in trials)
+
+
+def test_stop_ends_a_running_trial() -> None:
+    for engine in (InlineEngine(), ProcessEngine(1)):
+        trial = Trial(TASKS.get("tiny-broken", ["agent.how=hang"]), REQUESTS[0])
+        engine.stop()
+        with pytest.raises(Interrupted):
+            list(engine.run([trial], Runtime()))
+        engine.close()
+
+
+def test_a_trial_resumes_from_its_checkpoint(tmp_path: Path) -> None:
+    """Stopped at its first tick, then run again: the same z as without the stop."""
+    trial = Trial(TASKS.get("tiny"), REQUESTS[2])
+    whole = next(InlineEngine().run([trial], Runtime()))
+    passed = Runtime(checkpoint_dir=tmp_path, deadline=time.time() - 1)
+    with pytest.raises(Interrupted):
+        list(InlineEngine().run([trial], passed))
+    assert [path.suffix for path in tmp_path.iterdir()] == [".pt"]
+    resumed = next(InlineEngine().run([trial], replace(passed, deadline=None)))
+    assert (resumed.z, resumed.score, resumed.curve) == (whole.z, whole.score, whole.curve)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,73 @@
+"""A solution is (seed, d numbers): it reloads to the very network, and its file runs no code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from difficulty_bench.engine import InlineEngine
+from difficulty_bench.errors import UsageError
+from difficulty_bench.projection import NAMES
+from difficulty_bench.registry import Registry
+from difficulty_bench.results import Request
+from difficulty_bench.solution import Solution, load
+from difficulty_bench.trial import Runtime, Trial
+
+TASKS = Registry([Path(__file__).parent / "tiny.yaml"])
+
+
+def trained(projection: str) -> tuple[Solution, float]:
+    settings = (f"projection={projection}",)
+    trial = Trial(TASKS.get("tiny", settings), Request("trial", 7, 1, 2.5))
+    result = next(InlineEngine().run([trial], Runtime()))
+    assert result.z is not None
+    assert result.score is not None
+    z = torch.frombuffer(bytearray(result.z), dtype=torch.float32)
+    return Solution(trial, settings, result.D, z), result.score
+
+
+@pytest.mark.parametrize("projection", NAMES)
+def test_a_saved_solution_scores_as_it_did(tmp_path: Path, projection: str) -> None:
+    solution, score = trained(projection)
+    solution.save(tmp_path / "solution.json")
+    again = load(tmp_path / "solution.json", TASKS)
+    problem = again.trial.task.problem()
+    result = problem.evaluate(again.network(), split="test", seed=0, device=torch.device("cpu"))
+    assert result.score == score
+    assert torch.equal(again.z, solution.z)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("settings", ["agent.entry_point=os:system"], "may not name an entry point"),
+        ("settings", ["agent={'entry_point': 'os:system'}"], "may not name an entry point"),
+        ("settings", ['agent={"entry\\x5fpoint": "os:system"}'], "may not name an entry point"),
+        ("settings", ["agent.epochs=9"], "another definition of 'tiny'"),
+        ("task", "tinny", "no task 'tinny'"),
+        ("format", 2, "format 2"),
+        ("z", "AAAA", "not a solution file"),
+        ("request", {"role": "trial"}, "not a solution file"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_one_line(
+    tmp_path: Path, key: str, value: Any, expected: str
+) -> None:
+    solution, _ = trained("hashed")
+    file = tmp_path / "solution.json"
+    solution.save(file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(UsageError, match=expected) as caught:
+        load(file, TASKS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_short_z_is_refused(tmp_path: Path) -> None:
+    solution, _ = trained("hashed")
+    Solution(solution.trial, solution.settings, solution.D, solution.z[:3]).save(tmp_path / "s")
+    with pytest.raises(UsageError, match="z holds 3 numbers"):
+        load(tmp_path / "s", TASKS)

@@ -1,0 +1,191 @@
+"""Whole studies on a tiny problem: resumption, identity, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from difficulty_bench.errors import BenchError
+from difficulty_bench.registry import Registry
+from difficulty_bench.study import prepare
+
+TINY = Path(__file__).parent / "tiny.yaml"
+ROOT = TINY.parent.parent
+
+
+def bench(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, **options
+    )
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "difficulty_bench", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def measure(cwd: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return bench("run", "--tasks", str(TINY), "--task", "tiny", "--json", *more, cwd=cwd)
+
+
+def table(finished: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert finished.returncode == 0, finished.stderr
+    rows: list[dict[str, Any]] = json.loads(finished.stdout)
+    # Seconds differ from run to run, and the command is the one that was typed.
+    return [{k: v for k, v in row.items() if k not in ("compute_s", "command")} for row in rows]
+
+
+def trained(finished: subprocess.CompletedProcess[str]) -> int:
+    return finished.stderr.count('"event": "finished"')
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return table(measure(tmp_path_factory.mktemp("whole"), "--workers", "1"))
+
+
+DESIGN_FIELDS = """task version paradigm network D agent projection lr_rule floor baseline_mean
+    baseline_sd baseline_n threshold_local threshold_global d_int90 ci_low ci_high censored
+    d_int90_global ci_low_global ci_high_global censored_global paper_rule_d paper_rule_d_global
+    reference_d_int90 bits n_trials n_failed compute_s""".split()  # noqa: SIM905
+
+
+def test_the_row_has_every_field_in_order(tmp_path: Path) -> None:
+    (row,) = json.loads(measure(tmp_path, "--max-trials", "4").stdout)
+    assert list(row)[: len(DESIGN_FIELDS)] == DESIGN_FIELDS
+
+
+def test_the_same_command_twice_trains_nothing_twice(
+    tmp_path: Path, uninterrupted: list[dict[str, Any]]
+) -> None:
+    first, second = measure(tmp_path), measure(tmp_path)
+    assert table(first) == table(second) == uninterrupted  # two workers, then none, then one
+    assert trained(first) > 0
+    assert trained(second) == 0
+
+
+@pytest.mark.parametrize("after", [1, 7])
+def test_killed_and_run_again_gives_the_uninterrupted_table(
+    tmp_path: Path, after: int, uninterrupted: list[dict[str, Any]]
+) -> None:
+    """SIGKILL once `after` trials are in the store."""
+    arguments = ("run", "--tasks", str(TINY), "--task", "tiny", "--json", "--workers", "1")
+    process = subprocess.Popen(
+        command(*arguments), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    seen = 0
+    for line in process.stderr:
+        seen += '"event": "finished"' in line
+        if seen == after:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    process.stderr.close()
+    again = measure(tmp_path, "--workers", "1")
+    assert table(again) == uninterrupted
+    assert trained(again) <= uninterrupted[0]["n_trials"] - after
+
+
+def test_max_trials_in_two_steps_equals_one(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert len(table(measure(tmp_path / "a", "--max-trials", "5"))) == 1
+    stepwise = table(measure(tmp_path / "a", "--max-trials", "12"))
+    assert stepwise == table(measure(tmp_path / "b", "--max-trials", "12"))
+
+
+def test_interrupt_stops_cleanly_and_says_how_to_resume(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("run", "--tasks", str(TINY), "--task", "tiny", "--set", "agent.epochs=100000"),
+        cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.time() + 30
+    while not (tmp_path / "bench.sqlite").exists() and time.time() < deadline:
+        time.sleep(0.1)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "the same command resumes: bench run" in err.replace("\n", " ")
+    assert "tiny" in out
+    assert list((tmp_path / "bench.checkpoints").iterdir())
+
+
+def test_a_user_grid_runs_exactly_its_dimensions(tmp_path: Path) -> None:
+    finished = measure(tmp_path, "--d", "2,8", "--seeds", "2")
+    events = [json.loads(line) for line in finished.stderr.splitlines()]
+    trials = [e for e in events if e["event"] == "finished" and e["role"] == "trial"]
+    assert sorted((e["d"], e["seed"]) for e in trials) == [(2, 0), (2, 1), (8, 0), (8, 1)]
+
+
+def test_a_failed_trial_exits_with_1_and_stays_in_the_table(tmp_path: Path) -> None:
+    finished = bench("run", "--tasks", str(TINY), "--task", "tiny-broken", "--json", cwd=tmp_path)
+    assert finished.returncode == 1
+    assert "the learner broke" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["--task", "tinny"], 2, "no task 'tinny'; did you mean 'tiny'?"),
+        (["--task", "tiny", "--set", "agent.epoch=1"], 2, "did you mean 'epochs'?"),
+        (["--task", "tiny", "--d", "500"], 2, "500"),
+        (["--task", "tiny", "--d", "0"], 2, "every d must be at least 1"),
+        (["--task", "tiny", "--set", "search.d_max=47"], 2, "above D = 46"),
+        (["--task", "tiny", "--precision", "0.9"], 2, "precision"),
+        (["--task", "tiny", "--set", "threshold_global=1.5"], 2, "above the ceiling 1"),
+        (["--task", "tiny", "--projection", "hash"], 2, "did you mean 'hashed'?"),
+        (["--task", "tiny", "--device", "cuda"], 3, "no CUDA device"),
+        (["--task", "tiny", "--set", "network.entry_point=tests.tiny:bad_network"], 2, "outputs of shape (3,)"),
+        (["--task", "tiny", "--max-hours", "-1"], 2, "not above 0"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_line_and_writes_nothing(
+    tmp_path: Path, arguments: Sequence[str], code: int, expected: str
+) -> None:
+    finished = bench("run", "--tasks", str(TINY), *arguments, cwd=tmp_path)
+    assert finished.returncode == code, finished.stderr
+    message = finished.stderr.splitlines()[-1]
+    assert expected in message
+    assert "Traceback" not in finished.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_data_is_refused_with_the_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFICULTY_BENCH_DATA", str(tmp_path))
+    with pytest.raises(BenchError, match="bench data fetch") as caught:
+        prepare(Registry().get("mnist-fc"))
+    assert caught.value.exit_code == 3
+
+
+def test_dry_run_writes_nothing(tmp_path: Path) -> None:
+    finished = bench("run", "--tasks", str(TINY), "--task", "tiny", "--dry-run", cwd=tmp_path)
+    assert finished.returncode == 0
+    assert "baseline native seed 0" in finished.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, difficulty_bench.cli as c; c.build_parser(); print(len(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert int(loaded.stdout) < 250
