@@ -10,6 +10,7 @@ outside theta and a solution (seed, z) does not hold them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Annotated, Literal
 
@@ -37,7 +38,7 @@ def mlp(
     """Fully connected, `depth` hidden layers of `width` units; images are flattened."""
     sizes = [math.prod(input_shape), *[width] * depth]
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
     return initialise(nn.Sequential(*layers, nn.Linear(sizes[-1], output_size)), init)
 
@@ -50,9 +51,7 @@ def linear(
     return initialise(nn.Sequential(nn.Flatten(), layer), init)
 
 
-def lenet(
-    input_shape: tuple[int, ...], output_size: int, *, init: Init = "he_normal"
-) -> nn.Module:
+def lenet(input_shape: tuple[int, ...], output_size: int, *, init: Init = "he_normal") -> nn.Module:
     """conv 5x5x6 valid, max-pool 2, conv 5x5x16, max-pool 2, FC 120, 84 (LeCun et al. 1998).
 
     Raise UsageError unless the input is an image of at least 16 x 16.

@@ -22,8 +22,17 @@ from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import Problem
 
 from .sb3_networks import install_dqn, install_ppo, policy_kwargs
-from .sb3_training import Shape, State, checked_problem, derive, load, save, schedule, seeded, train
-from .sb3_vec_env import GymnasiumVecEnv
+from .sb3_training import (
+    Shape,
+    State,
+    checked_problem,
+    environments,
+    load,
+    save,
+    schedule,
+    steps_done,
+    train,
+)
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -64,42 +73,37 @@ def ppo(
             f"agent.batch_size = {batch_size} does not divide a rollout of n_envs * n_steps = "
             f"{n_envs * n_steps}; choose a divisor"
         )
-    environments = checked_problem(problem, "ppo")
+    acting = checked_problem(problem, "ppo")
     resumed = context.resume()
-    done = resumed["num_timesteps"] if resumed else 0
-    with seeded(derive(context.streams.agent, done), context.device):
-        envs = environments.make_envs(n_envs, derive(context.streams.data, done))
-        try:
-            model = PPO(
-                # the same class as SB3's MlpPolicy but for the extractor, replaced here, and
-                # without its warning on a GPU
-                ActorCriticCnnPolicy,
-                GymnasiumVecEnv(envs),
-                learning_rate=schedule(context.learning_rate(learning_rate), lr_schedule),
-                n_steps=n_steps,
-                batch_size=batch_size,
-                n_epochs=n_epochs,
-                gamma=gamma,
-                gae_lambda=gae_lambda,
-                clip_range=schedule(clip_range, clip_schedule),
-                ent_coef=ent_coef,
-                vf_coef=vf_coef,
-                max_grad_norm=max_grad_norm,
-                policy_kwargs={**policy_kwargs(problem), "ortho_init": False},
-                device=context.device,
-            )
-            install_ppo(model, network, context, lr=learning_rate, critic=critic)
-            if resumed:
-                load(model, resumed)
-            train(
-                model,
-                context,
-                total_timesteps=total_timesteps,
-                interval=1,
-                state=lambda: save(model),
-            )
-        finally:
-            envs.close()
+    with environments(acting, context, n_envs, steps_done(resumed)) as envs:
+        model = PPO(
+            # the same class as SB3's MlpPolicy but for the extractor, replaced here, and
+            # without its warning on a GPU
+            ActorCriticCnnPolicy,
+            envs,
+            learning_rate=schedule(context.learning_rate(learning_rate), lr_schedule),
+            n_steps=n_steps,
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=schedule(clip_range, clip_schedule),
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            policy_kwargs={**policy_kwargs(problem), "ortho_init": False},
+            device=context.device,
+        )
+        install_ppo(model, network, context, lr=learning_rate, critic=critic)
+        if resumed:
+            load(model, resumed)
+        train(
+            model,
+            context,
+            total_timesteps=total_timesteps,
+            interval=1,
+            state=lambda: save(model),
+        )
 
 
 def dqn(
@@ -127,48 +131,43 @@ def dqn(
     `train_freq` counts steps of the vectorised environment, as in SB3. A trial whose replay
     buffer is over MAX_SAVED_REPLAY_BYTES leaves no checkpoint and starts again when interrupted.
     """
-    environments = checked_problem(problem, "dqn")
-    if not isinstance(environments.action_space, Discrete):
+    acting = checked_problem(problem, "dqn")
+    if not isinstance(acting.action_space, Discrete):
         raise UsageError(
-            f"{environments.id}: DQN chooses among discrete actions and these are continuous; use "
+            f"{acting.id}: DQN chooses among discrete actions and these are continuous; use "
             "agents.sb3:ppo"
         )
     resumed = context.resume()
-    done = resumed["num_timesteps"] if resumed else 0
-    with seeded(derive(context.streams.agent, done), context.device):
-        envs = environments.make_envs(n_envs, derive(context.streams.data, done))
-        try:
-            model = DQN(
-                "MlpPolicy",
-                GymnasiumVecEnv(envs),
-                learning_rate=schedule(context.learning_rate(learning_rate), lr_schedule),
-                buffer_size=buffer_size,
-                learning_starts=learning_starts,
-                batch_size=batch_size,
-                gamma=gamma,
-                train_freq=train_freq,
-                gradient_steps=gradient_steps,
-                target_update_interval=target_update_interval,
-                exploration_fraction=exploration_fraction,
-                exploration_final_eps=exploration_final_eps,
-                max_grad_norm=max_grad_norm,
-                policy_kwargs=policy_kwargs(problem),
-                device=context.device,
-            )
-            install_dqn(model, network, context, lr=learning_rate)
-            if resumed:
-                load_dqn(model, resumed)
-            assert model.replay_buffer is not None
-            small = replay_bytes(model.replay_buffer) <= MAX_SAVED_REPLAY_BYTES
-            train(
-                model,
-                context,
-                total_timesteps=total_timesteps,
-                interval=DQN_TICK_STEPS,
-                state=(lambda: save_dqn(model)) if small else None,
-            )
-        finally:
-            envs.close()
+    with environments(acting, context, n_envs, steps_done(resumed)) as envs:
+        model = DQN(
+            "MlpPolicy",
+            envs,
+            learning_rate=schedule(context.learning_rate(learning_rate), lr_schedule),
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            target_update_interval=target_update_interval,
+            exploration_fraction=exploration_fraction,
+            exploration_final_eps=exploration_final_eps,
+            max_grad_norm=max_grad_norm,
+            policy_kwargs=policy_kwargs(problem),
+            device=context.device,
+        )
+        install_dqn(model, network, context, lr=learning_rate)
+        if resumed:
+            load_dqn(model, resumed)
+        assert model.replay_buffer is not None
+        small = replay_bytes(model.replay_buffer) <= MAX_SAVED_REPLAY_BYTES
+        train(
+            model,
+            context,
+            total_timesteps=total_timesteps,
+            interval=DQN_TICK_STEPS,
+            state=(lambda: save_dqn(model)) if small else None,
+        )
 
 
 REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")

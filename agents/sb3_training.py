@@ -19,6 +19,8 @@ from difficulty_bench.context import TrialContext
 from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import EnvironmentProblem, Problem
 
+from .sb3_vec_env import GymnasiumVecEnv
+
 Shape = Literal["constant", "linear"]
 State = dict[str, Any]
 
@@ -42,19 +44,37 @@ def derive(stream: int, steps: int) -> int:
     return int(words[0] >> 1)
 
 
+def reseed(seed: int) -> None:
+    """Seed the global generators, from which SB3 draws."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators that SB3 draws from; put back afterwards what they were."""
+def isolated(device: torch.device) -> Iterator[None]:
+    """Put the global generators back afterwards as they were."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextmanager
+def environments(
+    problem: EnvironmentProblem, context: TrialContext, n_envs: int, steps: int
+) -> Iterator[GymnasiumVecEnv]:
+    """Training environments for a trial at `steps`, with all randomness seeded while they live."""
+    with isolated(context.device):
+        reseed(derive(context.streams.agent, 0))  # whatever `steps`: the critic is drawn from it
+        envs = problem.make_envs(n_envs, derive(context.streams.data, steps))
+        try:
+            yield GymnasiumVecEnv(envs)
+        finally:
+            envs.close()
 
 
 class Ticks(BaseCallback):
@@ -96,7 +116,9 @@ def train(
     state: Callable[[], State] | None,
 ) -> None:
     """Learn until `total_timesteps`, those before a resumption included."""
-    model.action_space.seed(derive(context.streams.agent, model.num_timesteps) % 2**32)
+    seed = derive(context.streams.agent, model.num_timesteps)
+    reseed(seed)
+    model.action_space.seed(seed)
     model.set_logger(Logger(folder=None, output_formats=[]))  # SB3's own makes a folder per run
     if model.num_timesteps:
         context.tick(model.num_timesteps, environments_reset=1.0)  # the mark of a resumption
@@ -119,6 +141,10 @@ def save(model: BaseAlgorithm) -> State:
         "n_updates": model._n_updates,
         "episodic_returns": episodic_returns(model),
     }
+
+
+def steps_done(resumed: State | None) -> int:
+    return int(resumed["num_timesteps"]) if resumed else 0
 
 
 def load(model: BaseAlgorithm, state: State) -> None:

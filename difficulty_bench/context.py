@@ -97,7 +97,8 @@ class TrialContext:
             groups.append({"params": aids, "subspace": False})
         if self.native:
             plain = [{"params": group["params"]} for group in groups]
-            self._optimizer = inner(plain, lr=self.learning_rate(lr), **inner_kwargs)
+            options = {"lr": self.learning_rate(lr), **inner_kwargs}
+            self._optimizer = inner(plain, **options)
         else:
             self._optimizer = SubspaceOptimizer(
                 groups,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,10 @@ from scipy.special import stdtr
 
 Array = NDArray[np.float64]
 
-LENGTHS = (0.2, 0.4, 0.8, 1.6, 3.2)  # l, in units of log d: factors of 1.2 to 25 in d
-RATIOS = (1.0, 3.0, 10.0, 30.0)  # r: how far the curve strays from a line, in spreads of a trial
-LINE_WEIGHT = 0.25  # prior probability of the straight line
+import os
+LENGTHS = eval(os.environ.get("LEN","(0.2, 0.4, 0.8, 1.6, 3.2)"))  # l, in units of log d: factors of 1.2 to 25 in d
+RATIOS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+AMP=float(os.environ.get("AMP",".3")); AMPSD=float(os.environ.get("AMPSD","1")); MAT=os.environ.get("MAT","52")
 PRIOR_DOF = 1.0  # the spread's prior is worth one trial ...
 PRIOR_SPREAD = 0.01  # ... of this spread in normalised score: METHOD.md's seeds on MNIST
 OUTLIER = 3.0  # spreads; a score further from the curve counts as that far
@@ -99,6 +99,9 @@ class Curve:
 def matern(distance: Array, length: Array) -> Array:
     """Matern-5/2 correlation of distance (...) for every length (h,): (h, ...)."""
     t = np.sqrt(5.0) * np.abs(distance) / length.reshape(-1, *[1] * distance.ndim)
+    if MAT=="32":
+        t=t*np.sqrt(3/5)
+        return (1+t)*np.exp(-t)
     return np.asarray((1.0 + t + t * t / 3.0) * np.exp(-t))
 
 
@@ -120,10 +123,8 @@ def fit(d: tuple[int, ...], y: tuple[float, ...]) -> Curve:
 
 def _hyper() -> tuple[Array, Array, Array]:
     pairs = [(r * r, length) for r in RATIOS for length in LENGTHS]
-    power, length = np.array([(0.0, 1.0), *pairs]).T
-    prior = np.full(len(power), (1.0 - LINE_WEIGHT) / len(pairs))
-    prior[0] = LINE_WEIGHT
-    return power, length, np.log(prior)
+    power, length = np.array(pairs).T
+    return power, length, 0*power
 
 
 POWER, LENGTH, LOG_PRIOR = _hyper()
@@ -143,12 +144,21 @@ def _fit(x_k: Array, y_k: Array) -> Curve:
     alpha = (inverse @ residual[..., None])[..., 0]
     dof = len(x_k) - 2 + PRIOR_DOF
     total = within + (residual * alpha).sum(-1) + PRIOR_DOF * PRIOR_SPREAD**2
-    evidence = -0.5 * (_logdet(C) + _logdet(gram) + dof * np.log(total)) + LOG_PRIOR
+    evidence = -0.5 * (_logdet(C) + _logdet(gram) + dof * np.log(total)) -.5*(np.log(POWER*total/dof)/2-np.log(AMP))**2/AMPSD**2
     weight = np.exp(evidence - evidence.max())
     keep = weight > 1e-3  # the rest cannot move a 95% interval
-    weight = weight[keep] / weight[keep].sum()
-    picked: list[Any] = [v[keep] for v in (LENGTH, POWER, inverse, beta, beta_cov, alpha, total)]
-    return Curve(x, *picked[:6], spread2=picked[6] / dof, weight=weight, dof=dof)
+    return Curve(
+        x,
+        length=LENGTH[keep],
+        power=POWER[keep],
+        inverse=inverse[keep],
+        beta=beta[keep],
+        beta_cov=beta_cov[keep],
+        alpha=alpha[keep],
+        spread2=total[keep] / dof,
+        weight=weight[keep] / weight[keep].sum(),
+        dof=dof,
+    )
 
 
 def _logdet(a: Array) -> Array:

@@ -127,7 +127,7 @@ class SupervisedProblem(Problem):
         was_training = network.training
         network.eval()
         with torch.no_grad():
-            rows = [network(self.prepare(part.to(device))) for part in x.split(2000)]
+            rows = [network(self.prepare(part.to(device))) for part in torch.split(x, 2000)]
         network.train(was_training)
         return Evaluation(self.score(torch.cat(rows), y.to(device)), len(x))
 
@@ -158,11 +158,12 @@ class EnvironmentProblem(Problem):
 def act(network: nn.Module, observation: Tensor, action_space: gym.Space[Any]) -> np.ndarray:
     """Deterministic actions, (num_envs,) or (num_envs, action_dim), for prepared observations."""
     with torch.no_grad():
-        output = network(observation)
+        output: Tensor = network(observation)
     if isinstance(action_space, gym.spaces.Discrete):
-        return (output.argmax(1) + int(action_space.start)).cpu().numpy()
+        return np.asarray(output.argmax(1).cpu()) + int(action_space.start)
     assert isinstance(action_space, gym.spaces.Box)
-    return np.clip(output.cpu().numpy(), action_space.low, action_space.high)
+    clipped: np.ndarray = np.clip(output.cpu().numpy(), action_space.low, action_space.high)
+    return clipped
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 GUESS = 0.01
-LAPSES = np.array([0.01, 0.05, 0.15, 0.3])
-LAPSE_PRIOR = np.array([0.4, 0.3, 0.2, 0.1])
-WIDTHS = np.geomspace(0.004, 1.0, 11)  # logistic scale in log d: factors of 1.01 to 28 (.16-.84)
+LAPSES = np.array([0.01, 0.1, 0.25])
+LAPSE_PRIOR = np.array([0.5, 0.3, 0.2])
+WIDTHS = np.geomspace(0.004, 1.0, 9)  # logistic scale in log d: factors of 1.01 to 28 (.16-.84)
 MARGIN = 1.5  # the crossing may lie outside [d_min, d_max]: that is what censoring means
-COARSE = 120
-FINE = 240
+STEP = 0.015
 
 _REST = 1.0 - GUESS - LAPSES
 _SHIFT = np.log((0.5 - GUESS) / (_REST - 0.5 + GUESS))  # z: F(z) = (1/2 - g) / (1 - g - a)
@@ -64,24 +63,18 @@ def chance(x: Array, u: Array) -> Array:
 def fit(
     d: tuple[int, ...], solved: tuple[int, ...], n: tuple[int, ...], d_min: int, d_max: int
 ) -> Psychometric:
-    """Posterior given `solved` of `n` trials at each d; a flat prior on u over the margins."""
-    data = np.log(np.asarray(d, dtype=float)), np.asarray(solved), np.asarray(n)
-    u = np.linspace(np.log(d_min) - MARGIN, np.log(d_max) + MARGIN, COARSE)
-    coarse = _posterior(u, *data).sum((1, 2))
-    inside = np.flatnonzero(coarse > 1e-5 * coarse.max())
-    step = u[1] - u[0]
-    u = np.linspace(u[inside[0]] - step, u[inside[-1]] + step, FINE)
-    return Psychometric(u, _posterior(u, *data))
-
-
-def _posterior(u: Array, x: Array, solved: Array, n: Array) -> Array:
+    """Posterior given `solved` of `n` trials at each d; a flat prior on u, margins included."""
+    nodes = int((np.log(d_max / d_min) + 2 * MARGIN) / STEP)
+    u = np.log(d_min) - MARGIN + STEP * np.arange(nodes + 1)
     logp = np.zeros((len(u), len(WIDTHS), len(LAPSES))) + np.log(LAPSE_PRIOR)
-    for x_i, k, m in zip(x, solved, n, strict=True):
-        p = chance(x_i, u)
-        logp += k * np.log(p) if k == m else m * np.log1p(-p) if k == 0 else _both(p, k, m)
+    for d_i, k, m in zip(d, solved, n, strict=True):
+        yes, no = _logs(d_i, d_min, nodes)
+        logp += k * yes + (m - k) * no
     weight = np.exp(logp - logp.max())
-    return np.asarray(weight / weight.sum())
+    return Psychometric(u, weight / weight.sum())
 
 
-def _both(p: Array, k: int, m: int) -> Array:
-    return np.asarray(k * np.log(p) + (m - k) * np.log1p(-p))
+@lru_cache(maxsize=128)
+def _logs(d: int, d_min: int, nodes: int) -> tuple[Array, Array]:
+    p = chance(np.log(d), np.log(d_min) - MARGIN + STEP * np.arange(nodes + 1))
+    return np.log(p), np.log1p(-p)

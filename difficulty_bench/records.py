@@ -77,10 +77,12 @@ def check_result(result: TrialResult) -> None:
         raise ValueError(f"not all of {numbers} (score, its sd, wall_s, lr_scale) are finite")
     if result.state != "complete" and not result.reason:
         raise ValueError(f"state '{result.state}' needs a reason")
-    if not isinstance(request.lr_scale, float):  # an int would hash unlike its own reading back
-        raise ValueError(f"lr_scale {request.lr_scale!r} is not a float")
-    if request.d < 0 or request.seed < 0 or request.lr_scale <= 0:
-        raise ValueError(f"d, seed or lr_scale of {request} is out of range")
+    if (request.role == "baseline") != (request.d == 0) and request.role != "pilot":
+        raise ValueError(f"a {request.role} at d = {request.d}: baselines are native, with d = 0")
+    if request.d < 0 or request.seed < 0:
+        raise ValueError(f"d = {request.d} or seed = {request.seed} is below 0")
+    if request.lr_scale <= 0 or isinstance(request.lr_scale, int):  # 1 and 1.0 hash differently
+        raise ValueError(f"lr_scale {request.lr_scale!r} is not a float above 0")
     if result.D < 0 or 0 < result.D < request.d:
         raise ValueError(f"d = {request.d} is above D = {result.D}")
     if result.wall_s < 0 or result.steps < 0:

@@ -186,8 +186,11 @@ def _check_entry_point(entry: EntryPoint, document: Document, path: KeyPath) -> 
 def _usage_error(
     error: ValidationError, model: type[BaseModel], document: Document, root: KeyPath
 ) -> UsageError:
-    """The first mistake as one line: place, key, what is wrong, the mend."""
-    details = error.errors()[0]
+    """One mistake as one line: place, key, what is wrong, the mend.
+
+    A misspelled key comes before the key that is missing for it.
+    """
+    details = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     path = (*root, *details["loc"])
     dotted = ".".join(map(str, path))
     return UsageError(f"{document.where(path)}: {dotted}: {_explain(details, model)}")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from . import projection
 from .context import Interrupted
 from .engine import Engine
-from .errors import ResourceError, UsageError
+from .errors import ResourceError, UsageError, did_you_mean
 from .problem import Problem, count_parameters
 from .registry import Task
-from .results import Request, TrialResult
+from .results import Outcome, Request, TrialResult
 from .search import next_round
 from .store import Store
 from .trial import Runtime, Trial, build_network, study_identity
@@ -36,13 +37,31 @@ class Plan:
     grid: tuple[int, ...] | None = None
     seeds: int | None = None
 
+    def next_round(self, prepared: Prepared, outcomes: Mapping[Request, Outcome]) -> list[Request]:
+        """`search.next_round` for this plan."""
+        return next_round(prepared.task, prepared.D, outcomes, **vars(self))
 
-def prepare(task: Task) -> int:
-    """Check that the task can run on this machine and return D.
 
-    Raise ResourceError for missing data or packages, UsageError for a network, range or
-    threshold that does not fit. Nothing is written.
+@dataclass(frozen=True)
+class Prepared:
+    """A task that can run here: D of its network, and the name of its score."""
+
+    task: Task
+    D: int
+    metric: str
+
+
+def prepare(task: Task) -> Prepared:
+    """Check that the task can run on this machine.
+
+    Raise ResourceError for missing data or packages, UsageError for a projection, network, range
+    or threshold that does not fit. Nothing is written.
     """
+    if task.projection not in projection.NAMES:
+        raise UsageError(
+            f"{task.name}: no projection '{task.projection}'"
+            f"{did_you_mean(task.projection, projection.NAMES)}"
+        )
     problem: Problem = task.problem()
     if (lack := problem.missing()) is not None:
         raise ResourceError(f"{task.name}: {lack}")
@@ -58,7 +77,7 @@ def prepare(task: Task) -> int:
                 f"{task.name}: {key} = {value:g} is above the ceiling {problem.ceiling:g} of "
                 f"{problem.metric}; no trial could reach it"
             )
-    return D
+    return Prepared(task, D, problem.metric)
 
 
 def choose_device(name: str) -> str:
@@ -72,19 +91,11 @@ def choose_device(name: str) -> str:
 
 
 def run_study(
-    task: Task, D: int, store: Store, engine: Engine, runtime: Runtime, plan: Plan, who: Listener
+    prepared: Prepared, store: Store, engine: Engine, runtime: Runtime, plan: Plan, who: Listener
 ) -> bool:
     """Measure until the search asks for nothing more; False where it was interrupted."""
-    study = study_identity(task)
-    while requests := next_round(
-        task,
-        D,
-        store.outcomes(study),
-        precision=plan.precision,
-        max_trials=plan.max_trials,
-        grid=plan.grid,
-        seeds=plan.seeds,
-    ):
+    task, study = prepared.task, study_identity(prepared.task)
+    while requests := plan.next_round(prepared, store.outcomes(study)):
         who.asked(task, requests)
         try:
             for result in engine.run([Trial(task, request) for request in requests], runtime):

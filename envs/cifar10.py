@@ -18,7 +18,7 @@ from numpy._core.multiarray import _reconstruct
 
 from difficulty_bench.problem import Pair, SupervisedProblem
 
-from . import data
+from . import files
 from .catalogue import data_dir
 from .decoded import decoded
 
@@ -34,7 +34,7 @@ def make() -> SupervisedProblem:
         load=lambda: _splits(data_dir()),
         scale=1 / 255,
         validation_in_train=True,
-        requires=lambda: data.missing("cifar10"),
+        requires=lambda: files.missing("cifar10"),
     )
 
 
@@ -55,7 +55,7 @@ def _splits(folder: Path) -> dict[str, Pair]:
 
 def _decode() -> np.ndarray:
     """All images (training, then test), then all labels, as one flat uint8 array."""
-    batches = {file: unpickle(content) for file, content in data.contents("cifar10")}
+    batches = {file: unpickle(content) for file, content in files.contents("cifar10")}
     ordered = [batches[file] for file in sorted(batches)]  # data_batch_1..5, test_batch
     images = np.concatenate([batch[b"data"] for batch in ordered])
     labels = np.concatenate([batch[b"labels"] for batch in ordered])

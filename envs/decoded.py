@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from .data import source_files
+from .files import source_files
 
 
 def decoded(name: str, sha256: str, decode: Callable[[], np.ndarray]) -> np.ndarray:
@@ -47,7 +47,7 @@ def _load(file: Path, sha256: str) -> np.ndarray | None:
         array: np.ndarray = np.load(file, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError):
         return None
-    return array if hashlib.sha256(array).hexdigest() == sha256 else None
+    return array if hashlib.sha256(array.data).hexdigest() == sha256 else None
 
 
 def _save(array: np.ndarray, file: Path) -> None:

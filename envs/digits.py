@@ -34,4 +34,5 @@ def _splits() -> dict[str, Pair]:
     y = torch.from_numpy(labels[order]).long()
     sizes = [len(x) - VALIDATION_ROWS - TEST_ROWS, VALIDATION_ROWS, TEST_ROWS]
     names = ("train", "validation", "test")
-    return dict(zip(names, zip(x.split(sizes), y.split(sizes), strict=True), strict=True))
+    pairs = zip(torch.split(x, sizes), torch.split(y, sizes), strict=True)
+    return dict(zip(names, pairs, strict=True))

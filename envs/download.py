@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
 from difficulty_bench.errors import ResourceError
 
 from .catalogue import VARIABLE, Dataset, dataset
-from .data import verify
+from .files import verify
 
 RETRIES = 2
 TIMEOUT_S = 30.0  # without a byte
@@ -18,7 +19,11 @@ CHUNK_BYTES = 1 << 16
 Report = Callable[[str], None]
 
 
-def fetch(name: str, progress: Report = lambda line: None) -> None:
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def fetch(name: str, progress: Report = say) -> None:
     """Make the data set `name` complete; files that are intact stay as they are.
 
     A file appears under its name only when whole and verified. `progress` gets plain lines.

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from difficulty_bench.problem import Pair, SupervisedProblem
 
-from . import data
+from . import files
 from .catalogue import data_dir
 
 TRAIN_ROWS = 50_000  # as in Li et al. 2018
@@ -66,13 +66,13 @@ def memorise(*, fraction: Fraction = 1.0, label_seed: Seed = 0) -> SupervisedPro
 
 
 def _requires() -> str | None:
-    return data.missing("mnist")
+    return files.missing("mnist")
 
 
 @functools.lru_cache(maxsize=1)
 def _splits(folder: Path) -> dict[str, Pair]:
     """Images uint8 (n, 1, 28, 28) and labels int64 (n,); read once a process and folder."""
-    arrays = {file: parse_idx(content) for file, content in data.contents("mnist")}
+    arrays = {file: parse_idx(content) for file, content in files.contents("mnist")}
     x, y = (torch.from_numpy(arrays[f"train-{kind}-ubyte.gz"]) for kind in _KINDS)
     test_x, test_y = (torch.from_numpy(arrays[f"t10k-{kind}-ubyte.gz"]) for kind in _KINDS)
     x, y = x.reshape(-1, *PIXELS), y.long()

@@ -28,7 +28,8 @@ class Projection(ABC):
       other d are refused.
     - `to(device, dtype)` moves it in place and returns it; results stay equal to rounding.
     - Memory is what `nbytes` says: O(D d) dense, O(nonzeros) sparse, O(D + d) for the others.
-    - Products allocate their results, keep no state, wait for no device, and are differentiable.
+    - `project` and `project_transposed` return new tensors, keep no state, wait for no device and
+      are differentiable; `shift` is `theta_0 + project(z)`.
     """
 
     name: str
@@ -48,6 +49,13 @@ class Projection(ABC):
     @abstractmethod
     def project_transposed(self, g: Tensor) -> Tensor:
         """P^T g: (D,) -> (d,)."""
+
+    def shift(self, theta_0: Tensor, z: Tensor, out: Tensor) -> Tensor:
+        """theta_0 + P z, (D,) and (d,) -> (D,), written into `out` (D,) and returned.
+
+        Called once a training step, without gradients: a family saves temporaries here.
+        """
+        return torch.add(theta_0, self.project(z), out=out)
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:

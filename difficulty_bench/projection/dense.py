@@ -36,6 +36,9 @@ class Dense(Projection):
     def project_transposed(self, g: Tensor) -> Tensor:
         return self.columns @ g  # (d,)
 
+    def shift(self, theta_0: Tensor, z: Tensor, out: Tensor) -> Tensor:
+        return torch.addmv(theta_0, self.columns.t(), z, out=out)
+
     def tensors(self) -> dict[str, Tensor]:
         return {"columns": self.columns}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .base import Projection, random_signs
-from .hashed import select, select_transposed, signed_selection
+from .hashed import random_slots, select, select_transposed
 
 _SHORTEST = 256  # shorter transforms save no time: their factors are too small for fast GEMMs
 
@@ -40,8 +40,7 @@ class Fastfood(Projection):
         blocks = -(-self.D // n)
         positions = rng.permuted(np.tile(np.arange(n), (blocks, 1)), axis=1)  # (blocks, n)
         order = positions * blocks + np.arange(blocks)[:, None]  # block index fastest
-        signs = random_signs(rng, blocks * n)
-        self.slot, self.order, self.sign = signed_selection(order.reshape(-1), signs, n)
+        self.slot = random_slots(rng, order.reshape(-1), n)  # (n * blocks,): G_b and Pi_b
         scale = np.float32(1 / math.sqrt(n * self.D))  # entries of H G Pi H B have variance n
         self.b = torch.from_numpy(random_signs(rng, self.d) * scale)  # (d,)
         self.factors = hadamard_factors(n)
@@ -55,17 +54,11 @@ class Fastfood(Projection):
 
     def project_transposed(self, g: Tensor) -> Tensor:
         w = rotate_right(self._pad(g, len(self.slot)), self.factors, self.H)  # (n, blocks)
-        u = select_transposed(w, self.order, self.sign)  # (n,)
+        u = select_transposed(w, self.slot, self.n)  # (n,)
         return rotate_left(u, self.factors, self.H)[: self.d] * self.b
 
     def tensors(self) -> dict[str, Tensor]:
-        return {
-            "slot": self.slot,
-            "order": self.order,
-            "sign": self.sign,
-            "b": self.b,
-            "H": self.H,
-        }
+        return {"slot": self.slot, "b": self.b, "H": self.H}
 
     @staticmethod
     def _pad(x: Tensor, length: int) -> Tensor:

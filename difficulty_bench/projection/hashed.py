@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Projection, random_signs
+from .base import Projection
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -26,9 +26,7 @@ class Hashed(Projection):
     def __init__(self, D: int, d: int, seed: int) -> None:
         super().__init__(D, d, seed)
         rng = self.generator()
-        order = rng.permutation(self.D)  # (D,)
-        signs = random_signs(rng, self.D)
-        self.slot, self.order, self.sign = signed_selection(order, signs, self.d)
+        self.slot = random_slots(rng, rng.permutation(self.D), self.d)  # (D,)
         counts = np.full(self.d, self.D // self.d)  # (d,)
         counts[: self.D % self.d] += 1
         self.scale = torch.from_numpy(counts.astype(np.float32) ** -0.5)  # (d,)
@@ -37,51 +35,43 @@ class Hashed(Projection):
         return select(z * self.scale, self.slot)
 
     def project_transposed(self, g: Tensor) -> Tensor:
-        return select_transposed(g, self.order, self.sign) * self.scale
+        return select_transposed(g, self.slot, self.d) * self.scale
+
+    def shift(self, theta_0: Tensor, z: Tensor, out: Tensor) -> Tensor:
+        return torch.index_select(both_signs(z * self.scale), 0, self.slot, out=out).add_(theta_0)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {
-            "slot": self.slot,
-            "order": self.order,
-            "sign": self.sign,
-            "scale": self.scale,
-        }
+        return {"slot": self.slot, "scale": self.scale}
 
 
-def signed_selection(order: Array, signs: Array, m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The matrix S (N x m) with the single entry signs[k] in row order[k], column k mod m.
+def random_slots(rng: np.random.Generator, order: Array, m: int) -> Tensor:
+    """A matrix S (N x m) with one entry +-1 a row: in row order[k] it is in column k mod m.
 
-    Takes a permutation `order` (N,) and `signs` (N,); returns what the two products read:
-
-    - slot (N,): where row i finds its value in the table [u, -u] of length 2 m;
-    - order (K, m): the rows of each column, one below the other, K = ceil(N/m);
-    - sign (K, m): their signs, 0 where a column has one row fewer than K.
+    Takes a permutation `order` (N,). Row i of S u is entry slot[i] of the table [u, -u] of length
+    2 m: one index says both column and sign, and both products read it once, in order. It is
+    int64, because torch's scatter and gather of narrower indices are no faster or refused.
     """
-    N = len(order)
-    column = np.arange(N) % m  # (N,)
-    slot = np.empty(N, dtype=_index_type(2 * m))
-    slot[order] = np.where(signs > 0, column, column + m)
-    missing = -N % m
-    # A short column is filled with its own first row, so that a NaN stays in its coordinate.
-    rows = np.concatenate([order, order[m - missing : m]]).astype(_index_type(N))  # (K * m,)
-    padded = np.concatenate([signs, np.zeros(missing, dtype=np.float32)])  # (K * m,)
-    return (
-        torch.from_numpy(slot),
-        torch.from_numpy(rows.reshape(-1, m)),
-        torch.from_numpy(padded.reshape(-1, m)),
-    )
+    slot = np.empty(len(order), dtype=np.int64)  # (N,)
+    slot[order] = np.arange(len(order)) % m + m * rng.integers(0, 2, len(order))
+    return torch.from_numpy(slot)
+
+
+def both_signs(u: Tensor) -> Tensor:
+    """(m,) -> (2 m,)."""
+    return torch.cat([u, -u])
 
 
 def select(u: Tensor, slot: Tensor) -> Tensor:
-    """S u: (m,) -> (N,); a table with both signs saves reading N signs."""
-    return torch.cat([u, -u]).index_select(0, slot)
+    """S u: (m,) -> (N,)."""
+    return both_signs(u).index_select(0, slot)
 
 
-def select_transposed(g: Tensor, order: Tensor, sign: Tensor) -> Tensor:
-    """S^T g: (N,) -> (m,), a gather and a sum in a fixed order: deterministic on every device."""
-    return (g.index_select(0, order.view(-1)).view_as(sign) * sign).sum(0)
+def select_transposed(g: Tensor, slot: Tensor, m: int) -> Tensor:
+    """S^T g: (N,) -> (m,).
 
-
-def _index_type(size: int) -> type[np.signedinteger[Any]]:
-    """int32 halves the memory that a product reads; int64 where indices do not fit."""
-    return np.int32 if size < 2**31 else np.int64
+    The sums run in the order of the rows on a CPU, so results repeat exactly; on CUDA they do
+    where `torch.use_deterministic_algorithms(True)` is set. Twice as fast in a training step as
+    a gather by columns and a sum, whose temporaries leave the cache.
+    """
+    sums = g.new_zeros(2 * m).scatter_add(0, slot, g)  # (2 m,)
+    return sums[:m] - sums[m:]

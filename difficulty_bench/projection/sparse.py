@@ -37,23 +37,30 @@ class Sparse(Projection):
         self.values = torch.from_numpy(random_signs(rng, s, self.d) / np.float32(math.sqrt(s)))
 
     def project(self, z: Tensor) -> Tensor:
-        theta = z.new_zeros(self.D)  # (D,)
-        for rows, values in self._chunks():
-            theta.scatter_add_(0, rows.reshape(-1), (values * z).view(-1))
-        return theta
+        return self._add_to(z.new_zeros(self.D), z)
 
     def project_transposed(self, g: Tensor) -> Tensor:
         total = g.new_zeros(self.d)  # (d,)
         for rows, values in self._chunks():
-            total += (g.index_select(0, rows.reshape(-1)).view_as(values) * values).sum(0)
+            total += g.index_select(0, rows.reshape(-1)).view_as(values).mul_(values).sum(0)
         return total
+
+    def shift(self, theta_0: Tensor, z: Tensor, out: Tensor) -> Tensor:
+        return self._add_to(out.copy_(theta_0), z)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"rows": self.rows, "values": self.values}
+
+    def _add_to(self, theta: Tensor, z: Tensor) -> Tensor:
+        for rows, values in self._chunks():
+            theta.scatter_add_(0, rows.reshape(-1), (values * z).view(-1))
+        return theta  # (D,)
 
     def _chunks(self) -> list[tuple[Tensor, Tensor]]:
         """Whole strata, some at a time: a GPU takes all at once."""
         if self.rows.is_cuda or self.rows.numel() <= _CHUNK:
             return [(self.rows, self.values)]
         strata = max(1, _CHUNK // self.d)
-        return list(zip(self.rows.split(strata), self.values.split(strata), strict=True))
+        return list(
+            zip(torch.split(self.rows, strata), torch.split(self.values, strata), strict=True)
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..errors import UsageError
@@ -32,6 +33,11 @@ def results(arguments: argparse.Namespace) -> int:
         print(f"{file}: {count} trials")
     else:
         with Store(arguments.store) as store:
-            added, known = import_results(store, file)
-        print(f"{arguments.store}: {added} trials added, {known} were there already")
+            merged_in = import_results(store, file)
+        for conflict in merged_in.conflicts:
+            print(f"bench: warning: {conflict}", file=sys.stderr)
+        print(
+            f"{arguments.store}: {merged_in.added} trials added, "
+            f"{merged_in.known} were there already"
+        )
     return 0

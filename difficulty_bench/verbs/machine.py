@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import shutil
-from collections.abc import Callable
 
 import torch
 
 from ..environment import describe_environment, usable_cores
 from ..errors import BenchError, UsageError, did_you_mean
+from ..problem import Problem
 from ..registry import Registry
 
 DATA_MODULE = "envs.data"
@@ -44,13 +44,13 @@ def doctor(arguments: argparse.Namespace) -> int:
     print(f"{'free disk':20} {shutil.disk_usage('.').free / 1e9:.0f} GB")
     registry = Registry(arguments.tasks)
     for name in registry.names():
-        print(f"{'task ' + name:34} {_usable(lambda name=name: registry.get(name).problem())}")
+        print(f"{'task ' + name:34} {_lack(registry, name) or 'usable'}")
     return 0
 
 
-def _usable(make_problem: Callable[[], object]) -> str:
+def _lack(registry: Registry, name: str) -> str | None:
     try:
-        lack = make_problem().missing()  # type: ignore[attr-defined]
+        problem: Problem = registry.get(name).problem()
+        return problem.missing()
     except BenchError as error:
-        lack = str(error)
-    return lack or "usable"
+        return str(error)

@@ -14,14 +14,12 @@ from types import FrameType
 
 from ..engine import Engine, make_engine
 from ..environment import usable_cores
-from ..errors import UsageError
 from ..progress import Progress, describe
 from ..registry import Registry, Task
 from ..report import row_text, rows
 from ..results import Request, TrialResult
-from ..search import next_round
 from ..store import Store
-from ..study import Plan, choose_device, prepare, run_study
+from ..study import Plan, Prepared, choose_device, prepare, run_study
 from ..tracking import Tracker
 from ..trial import Runtime, study_identity
 
@@ -34,26 +32,15 @@ def run(arguments: argparse.Namespace) -> int:
         settings.append(f"projection={arguments.projection}")
     tasks = [registry.get(name, settings) for name in dict.fromkeys(arguments.names)]
     device = choose_device(arguments.device)
-    sizes = {task.name: prepare(task) for task in tasks}
+    prepared = [prepare(task) for task in tasks]
     plan = Plan(arguments.precision, arguments.max_trials, arguments.grid, arguments.seeds)
-    for task in tasks:
-        next_round_of(task, sizes[task.name], plan, {})  # refuses a plan that does not fit
+    first_rounds = [plan.next_round(one, {}) for one in prepared]  # refuses what does not fit
     if arguments.dry_run:
-        return _dry_run(tasks, sizes, plan)
-    return _measure(arguments, tasks, settings, sizes, plan, device)
-
-
-def next_round_of(task: Task, D: int, plan: Plan, outcomes: dict[Request, object]) -> list[Request]:
-    return next_round(task, D, {}, precision=plan.precision, max_trials=plan.max_trials,
-                      grid=plan.grid, seeds=plan.seeds)  # fmt: skip
-
-
-def _dry_run(tasks: Sequence[Task], sizes: dict[str, int], plan: Plan) -> int:
-    for task in tasks:
-        requests = next_round_of(task, sizes[task.name], plan, {})
-        first = ", ".join(describe(request) for request in requests)
-        print(f"{task.name}: D = {sizes[task.name]}; on an empty store the first round is {first}")
-    return 0
+        for one, requests in zip(prepared, first_rounds, strict=True):
+            first = ", ".join(describe(request) for request in requests)
+            print(f"{one.task.name}: D = {one.D}; an empty store begins with {first}")
+        return 0
+    return _measure(arguments, prepared, settings, plan, device)
 
 
 class _Listener:
@@ -73,9 +60,8 @@ class _Listener:
 
 def _measure(
     arguments: argparse.Namespace,
-    tasks: Sequence[Task],
+    prepared: Sequence[Prepared],
     settings: list[str],
-    sizes: dict[str, int],
     plan: Plan,
     device: str,
 ) -> int:
@@ -93,12 +79,10 @@ def _measure(
     with Store(arguments.store) as store:
         try:
             with _stopping(engine) as caught:
-                for task in tasks:
-                    store.add_study(task, sizes[task.name], settings)
+                for one in prepared:
+                    store.add_study(one.task, one.D, settings, one.metric)
                     listener = _Listener(progress, tracker)
-                    complete &= run_study(
-                        task, sizes[task.name], store, engine, runtime, plan, listener
-                    )
+                    complete = run_study(one, store, engine, runtime, plan, listener)
                     if not complete:
                         break
         finally:
@@ -106,13 +90,13 @@ def _measure(
             progress.close()
             if tracker is not None:
                 tracker.close()
-        studies = {study_identity(task) for task in tasks}
-        _print_rows(store, studies, as_json=arguments.json)
+        _print_rows(store, [one.task for one in prepared], as_json=arguments.json)
     return _exit_code(complete, caught, progress)
 
 
-def _print_rows(store: Store, studies: set[str], *, as_json: bool) -> None:
-    found = rows(store, studies)
+def _print_rows(store: Store, tasks: Sequence[Task], *, as_json: bool) -> None:
+    wanted = {(study_identity(task), task.lr_rule) for task in tasks}
+    found = [row for row in rows(store) if (row["study"], row["lr_rule"]) in wanted]
     if as_json:
         print(json.dumps(found, indent=1, allow_nan=False))
     else:
@@ -151,6 +135,3 @@ def _stopping(engine: Engine) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-__all__ = ["UsageError", "run"]

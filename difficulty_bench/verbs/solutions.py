@@ -30,7 +30,7 @@ def export(arguments: argparse.Namespace) -> int:
         study = store.study(result.study)
     if z is None:
         raise UsageError(f"trial {result.identity[:12]} is native or failed: it has no d numbers")
-    task = registry.get(study.task, study.settings)
+    task = registry.get(study.task.name, study.settings)
     values = torch.frombuffer(bytearray(z), dtype=torch.float32)
     solution = Solution(Trial(task, result.request), tuple(study.settings), result.D, values)
     if solution.trial.study != result.study:

@@ -1,0 +1,167 @@
+"""Results in, Estimate out: baseline, thresholds, and d_int90 with its interval. Pure.
+
+The model, its formulas and its assumptions are on one page: docs/estimate.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .baseline import measure_baseline
+from .belief import WINDOW, Belief, Threshold, Trials, believe
+from .crossing import Crossing, locate
+from .results import Outcome, Request
+from .tuning import relevant
+
+if TYPE_CHECKING:
+    from .registry import Task
+
+__all__ = ["Crossing", "Estimate", "Target", "estimate", "paper_rule", "targets"]
+
+LOCAL = 0.9  # the normalised score that `local` asks for (METHOD.md, section 2)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a study says so far; None where it cannot say yet.
+
+    `baseline_*` describe the native trials (sd over seeds, n - 1), `n_trials`, `n_failed` and
+    `compute_s` (seconds) every training that was spent, pilots and baselines included.
+    """
+
+    floor: float
+    baseline_mean: float | None
+    baseline_sd: float | None
+    baseline_n: int
+    threshold_local: float | None
+    local: Crossing | None
+    global_: Crossing | None
+    n_trials: int
+    n_failed: int
+    compute_s: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """One threshold (raw score), what is believed of its crossing, and what that comes to."""
+
+    threshold: float
+    belief: Belief | None
+    crossing: Crossing
+
+
+def estimate(task: Task, D: int, outcomes: Mapping[Request, Outcome]) -> Estimate:
+    """Everything that `outcomes` say about `task`; their order does not matter.
+
+    Trials of another learning-rate rule than the task's are left out. Raise StudyError where a
+    baseline trial failed, or where the baseline is no better than the floor.
+    """
+    used = relevant(task, D, outcomes)
+    baseline = measure_baseline(task, used)
+    local, global_ = targets(task, used)
+    return Estimate(
+        floor=task.floor,
+        baseline_mean=baseline.mean if baseline else None,
+        baseline_sd=baseline.sd if baseline else None,
+        baseline_n=baseline.n if baseline else 0,
+        threshold_local=local.threshold if local else None,
+        local=local.crossing if local else None,
+        global_=global_.crossing if global_ else None,
+        n_trials=len(used),
+        n_failed=sum(outcome.score is None for outcome in used.values()),
+        compute_s=sum(outcome.cost_s for outcome in used.values()),
+    )
+
+
+def targets(task: Task, outcomes: Mapping[Request, Outcome]) -> tuple[Target | None, Target | None]:
+    """The local and the global crossing; None before there is a baseline, or a global threshold.
+
+    `outcomes` are `relevant` ones: of one learning-rate rule.
+    """
+    baseline = measure_baseline(task, outcomes)
+    if baseline is None or baseline.mean <= task.floor:
+        return None, None
+    scale = Scale(task.floor, baseline.mean - task.floor)
+    raws = [task.floor + LOCAL * scale.unit]
+    if task.threshold_global is not None:
+        raws.append(task.threshold_global)
+    pairs = subspace_trials(outcomes)
+    data = _Data(task, pairs, Trials.of([(d, scale.of(s)) for d, s in pairs]), scale, tuple(raws))
+    error = LOCAL**2 * baseline.variance / scale.unit**2
+    if baseline.n > 1:
+        local = data.target(raws[0], error, baseline.n - 1)
+    else:  # one native trial does not know how far off it is
+        local = Target(raws[0], None, Crossing(raws[0]))
+    return local, data.target(raws[1]) if len(raws) > 1 else None
+
+
+def subspace_trials(outcomes: Mapping[Request, Outcome]) -> list[tuple[int, float | None]]:
+    """(d, score) of every subspace trial; the score of a failed one is None."""
+    pairs = sorted(outcomes.items(), key=lambda pair: pair[0])
+    return [(request.d, outcome.score) for request, outcome in pairs if request.role == "trial"]
+
+
+def paper_rule(
+    pairs: Iterable[tuple[int, float | None]], threshold: float, floor: float
+) -> int | None:
+    """Smallest tested d whose mean score is strictly above the threshold; a failure: the floor."""
+    scores: dict[int, list[float]] = {}
+    for d, score in pairs:
+        scores.setdefault(d, []).append(floor if score is None else score)
+    passing = [d for d, ys in scores.items() if sum(sorted(ys)) / len(ys) > threshold]
+    return min(passing, default=None)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Normalised scores: 0 at the floor, 1 at the baseline's mean."""
+
+    floor: float
+    unit: float
+
+    def of(self, score: float | None) -> float | None:
+        return None if score is None else (score - self.floor) / self.unit
+
+
+@dataclass(frozen=True)
+class _Data:
+    task: Task
+    pairs: list[tuple[int, float | None]]
+    trials: Trials
+    scale: Scale
+    raws: tuple[float, ...]
+
+    def target(self, raw: float, error: float = 0.0, dof: float = 1.0) -> Target:
+        values = [(value - self.scale.floor) / self.scale.unit for value in self.raws]
+        value = (raw - self.scale.floor) / self.scale.unit
+        if not self.trials.d:
+            return Target(raw, None, Crossing(raw))
+        search = self.task.search
+        belief = believe(
+            self.trials,
+            Threshold(value, error, dof),
+            clip=(min(values) - WINDOW, max(values) + WINDOW),
+            scores=search.model == "score",
+            bracket=(search.d_min, search.d_max),
+        )
+        return Target(raw, belief, self._crossing(raw, value, belief))
+
+    def _crossing(self, raw: float, value: float, belief: Belief) -> Crossing:
+        search, d = self.task.search, np.asarray(self.trials.d)
+        where = locate(belief.above, d, search.d_min, search.d_max)
+        solved = self.trials.solved(value)
+        return Crossing(
+            threshold=raw,
+            d_int90=where.d_int90,
+            ci_low=where.ci_low,
+            ci_high=where.ci_high,
+            censored=where.censored,
+            width=None if where.d_int90 is None else belief.width(int(d[0]), int(d[-1])),
+            largest_failed_d=int(d[~solved].max()) if not solved.all() else None,
+            smallest_solved_d=int(d[solved].min()) if solved.any() else None,
+            paper_rule_d=paper_rule(self.pairs, raw, self.task.floor),
+        )

@@ -1,0 +1,107 @@
+"""What `bench report` writes: whole files or none, and the same bytes for the same results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ..errors import ResourceError, UsageError, did_you_mean
+from ..store import Store
+from .markdown import anchor, markdown
+from .rows import FIELDS, row
+from .study import StudyReport, study_reports
+from .text import Row
+
+PLOTS = "plots"
+CSV_FIELDS = (
+    *FIELDS,
+    *("settings", "metric", "width", "largest_failed_d", "smallest_solved_d"),
+    *("width_global", "largest_failed_d_global", "smallest_solved_d_global"),
+    *("reference_threshold", "reference_local", "reference_global"),
+    *("reference_inside", "reference_inside_global", "error", "study"),
+)
+Page = Callable[[Sequence[Row], Mapping[int, str], str | None], str]
+
+
+def to_json(rows: Sequence[Row], plots: Mapping[int, str], overview: str | None) -> str:
+    return json.dumps(list(rows), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def to_csv(rows: Sequence[Row], plots: Mapping[int, str], overview: str | None) -> str:
+    """One line a row; missing is an empty cell."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, CSV_FIELDS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "settings": " ".join(row["settings"])} for row in rows)
+    return out.getvalue()
+
+
+PAGES: dict[str, Page] = {"md": markdown, "json": to_json, "csv": to_csv}
+WITH_PLOTS = frozenset({"md"})
+FORMATS = tuple(PAGES)
+
+
+def write_report(source: Store, out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write `difficulty.FORMAT` into `out`, and `plots/` beside a page that shows them.
+
+    Return the paths written. Raise UsageError for an unknown format, ResourceError where `out`
+    cannot be written.
+    """
+    for name in formats:
+        if name not in PAGES:
+            raise UsageError(f"no report format '{name}'{did_you_mean(name, PAGES)}")
+    reports = study_reports(source)
+    rows = [row(report) for report in reports]
+    files: dict[str, bytes] = {}
+    plots: dict[int, str] = {}
+    overview = None
+    if WITH_PLOTS.intersection(formats):
+        overview = _draw(reports, rows, plots, files)
+    for name in dict.fromkeys(formats):
+        files[f"difficulty.{name}"] = PAGES[name](rows, plots, overview).encode()
+    return [_write(out / name, content) for name, content in files.items()]
+
+
+def _draw(
+    reports: Sequence[StudyReport],
+    rows: Sequence[Row],
+    plots: dict[int, str],
+    files: dict[str, bytes],
+) -> str | None:
+    """Add every figure to `files` and each row's to `plots`; return the overview's path."""
+    from .overview import overview_figure
+    from .plot import study_figure
+    from .style import svg
+
+    for index, (report, values) in enumerate(zip(reports, rows, strict=True)):
+        figure = study_figure(report, values)
+        if figure is not None:
+            plots[index] = f"{PLOTS}/{anchor(values)}.svg"
+            files[plots[index]] = svg(figure)
+    figure = overview_figure(rows)
+    if figure is None:
+        return None
+    path = f"{PLOTS}/overview.svg"
+    files[path] = svg(figure)
+    return path
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Beside and renamed, so that a kill leaves the old file or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise ResourceError(
+            f"{path}: cannot write: {error.strerror}; give --out another folder"
+        ) from None
+    return path

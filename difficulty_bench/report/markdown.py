@@ -1,0 +1,202 @@
+"""The report as one Markdown page: the comparison, the tables, and what each row rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from . import text
+from .study import PARADIGMS
+from .text import Row, code, escape
+
+INTRO = """\
+# Intrinsic dimension, measured
+
+`d_int90` is the number of parameters in which a learner must be free to solve a task: the smallest
+d at which a fresh training in a random d-dimensional subspace of its network's D parameters ends
+at or above the threshold with probability 1/2. It is one number for a classifier and for a
+controller, and every value below has a 95% interval.
+"""
+OVERVIEW = """\
+![d_int90 of every task on one logarithmic axis]({path})
+
+*Every task on one axis, easiest first. Filled: local threshold; open: global threshold; bar: 95%
+interval; grey tick: D, all parameters of the network.*
+"""
+COLUMNS = (
+    *("task", "learner", "D", "d_int90 local [95%]", "d_int90 global [95%]"),
+    *("paper rule, local / global", "published", "baseline ± sd", "trials", "compute"),
+)
+READING = """\
+## How to read the tables
+
+- **Trial**: one training at one d with one seed, which draws its own initial weights, subspace,
+  data order or environment, and evaluation. Its score is the metric on held-out evaluation at the
+  end of training, never the best along the way. A diverged, failed or timed-out trial is not
+  solved; it is never dropped.
+- **Baseline**: mean score of native trials (all D parameters) with seeds of their own, ± their
+  standard deviation, n of them.
+- **Threshold**: *local* is 90% of the way from the floor (the score of having learned nothing) to
+  the baseline; *global* is a constant that the task declares.
+- **d_int90 [95%]**: p(d), the probability that a fresh trial at d is solved, crosses 1/2 there.
+  The interval covers the spread between trials and, for the local threshold, the baseline's own
+  uncertainty. `> d`: p is below 1/2 at the largest d searched; `≤ d`: above 1/2 at the smallest;
+  *unfinished*: the d tried so far do not enclose the crossing; `–`: not bounded on that side, or
+  not known.
+- **Paper rule**: the smallest tested d whose mean score is above the threshold, as in Li et al.
+  (2018); it depends on the grid of d and has no interval. For comparison only.
+- **Published**: a value from the literature, and whether it lies inside our interval for the same
+  threshold.
+- **Learner**: agent, projection, learning-rate rule (`paper`: the task's own rate; `matched`: times
+  sqrt(D/d); `tuned`: a multiplier chosen on validation data at pilot values of d), overrides.
+- **Trials** and **compute**: all that the row cost, pilots and baselines included; compute is the
+  trials' wall clock, summed.
+
+In the plots, a dot is a trial and the line is their median, a failed trial counting as lower than
+any score; crosses at the foot are failed trials, with their number. Grey: the baseline ± sd, its
+trials at the right edge. A diamond on a threshold, with its bar and shading, is d_int90 and its
+95% interval, open where it is not bounded; a triangle at the top is a published value.
+
+## What is not measured
+
+d_int90 is an upper bound that holds for this learner, budget and network. A trial that fails at a
+small d may show a failure of the *search* in the subspace, not that the subspace holds no solution;
+a better learner can only lower it. The interval says how far another set of seeds would move the
+number; it does not say how far another learning rate, budget, network or agent would. Nor does
+d_int90 measure how many samples, steps or seconds a task needs, how well a solution generalises
+beyond the evaluation named, or, without the size in bits of a re-loaded solution, its description
+length. A local threshold is relative to its own baseline: a weak baseline makes a task look easy,
+so compare the baseline's score before the dimensions. Compare two paradigms with the same in mind:
+accuracy and return are both normalised between floor and baseline, but their noise is not alike.
+"""
+
+
+def markdown(rows: Sequence[Row], plots: Mapping[int, str], overview: str | None) -> str:
+    """`plots` maps a row's index to its figure; paths are relative to the page."""
+    parts = [INTRO]
+    if overview is not None:
+        parts.append(OVERVIEW.format(path=overview))
+    parts += [_paradigm(paradigm, rows) for paradigm in PARADIGMS]
+    if not rows:
+        parts.append("No study has been run yet: `bench run --task digits` measures one.\n")
+    parts.append(READING)
+    if rows:
+        parts.append("## What each row rests on\n")
+        parts += [_section(row, plots.get(index)) for index, row in enumerate(rows)]
+    return "\n".join(part for part in parts if part)
+
+
+def _paradigm(paradigm: str, rows: Sequence[Row]) -> str:
+    own = [row for row in rows if row["paradigm"] == paradigm]
+    if not own:
+        return ""
+    lines = [f"## {paradigm.capitalize()}", "", _line(COLUMNS), _line(["---"] * len(COLUMNS))]
+    lines += [_line(_cells(row)) for row in own]
+    for row in own:
+        if row["error"]:
+            lines += ["", f"No number for {escape(row['error'], 600)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(row: Row) -> list[str]:
+    failed = bool(row["error"])
+    return [
+        f"[{escape(row['task'])}](#{anchor(row)}) v{row['version']}",
+        escape(text.learner(row)),
+        text.count(row["D"]),
+        "no number" if failed else text.d_int90(row),
+        "no number" if failed else text.d_int90(row, "_global"),
+        text.paper_rule(row),
+        text.published(row),
+        text.baseline(row),
+        text.trials(row),
+        text.duration(row["compute_s"]),
+    ]
+
+
+def anchor(row: Row) -> str:
+    """A name for a row that no other row has: in links and file names."""
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in row["task"])
+    return f"{safe}-v{row['version']}-{row['projection']}-{row['lr_rule']}-{row['study'][:6]}"
+
+
+def _section(row: Row, plot: str | None) -> str:
+    title = f"{escape(row['task'])} v{row['version']} ({escape(text.variant(row))})"
+    lines = [f'<a id="{anchor(row)}"></a>', "", f"### {title}", ""]
+    if plot is not None:
+        lines += [f"![score against d for {escape(row['task'])}]({plot})", "", _caption(row), ""]
+    lines += [f"- {name}: {value}" for name, value in _facts(row) if value]
+    return "\n".join(lines) + "\n"
+
+
+def _caption(row: Row) -> str:
+    levels = [f"local threshold {text.score(row['threshold_local'])} (dashed)"]
+    if row["threshold_global"] is not None:
+        levels.append(f"global threshold {text.score(row['threshold_global'])} (dotted)")
+    return f"*{escape(text.metric(row)).capitalize()} against d; {', '.join(levels)}.*"
+
+
+def _facts(row: Row) -> Iterator[tuple[str, str]]:
+    yield "no number", escape(row["error"] or "", 600)
+    yield "d_int90", "" if row["error"] else text.d_int90_text(row)
+    yield "metric", f"{escape(text.metric(row))}; floor {text.score(row['floor'])}"
+    yield "network", code(row["network"])
+    yield "problem", code(row["problem"])
+    yield "agent", code(row["agent"])
+    yield "learning rate", _learning_rate(row)
+    yield "notes", escape(row["notes"] or "", 1000)
+    yield "published", _published(row)
+    yield "seeds", _seeds(row)
+    yield "failures", _failures(row)
+    yield "command", ", ".join(code(command) for command in row["command"] if command)
+    yield "hardware", _environment(row, ("device", "processor", "cores"))
+    yield "versions", _environment(row, _versions(row))
+
+
+def _learning_rate(row: Row) -> str:
+    chosen = row["lr_multipliers"]
+    if chosen is None:
+        return f"rule `{row['lr_rule']}`" + (
+            ", pilots unfinished" if row["lr_rule"] == "tuned" else ""
+        )
+    parts = [
+        f"× {chosen[kind]:g} {where}{' (an end of the grid)' if chosen[f'{kind}_at_edge'] else ''}"
+        for kind, where in (("native", "natively"), ("subspace", "on sqrt(D/d) in the subspace"))
+    ]
+    return f"rule `tuned`: {', '.join(parts)}, chosen by {chosen['n_pilots']} pilots"
+
+
+def _published(row: Row) -> str:
+    if row["reference_source"] is None:
+        return ""
+    return f"{text.published(row)}; {escape(row['reference_source'])}"
+
+
+def _seeds(row: Row) -> str:
+    native = f"{len(row['seeds'].get('baseline', []))} native"
+    pilots = f", {len(row['seeds']['pilot'])} per pilot" if "pilot" in row["seeds"] else ""
+    per_d = ", ".join(f"{point['d']:,} × {point['n']}" for point in row["tested"])
+    return f"{native}{pilots}" + (f"; d × seeds: {per_d}" if per_d else "")
+
+
+def _failures(row: Row) -> str:
+    parts = []
+    for failure in row["failures"]:
+        at = ", ".join("native" if d == 0 else f"{d:,}" for d in failure["d"])
+        parts.append(f"{failure['n']} × {failure['state']}: {escape(failure['reason'])} (d = {at})")
+    return "; ".join(parts) or ("none" if row["n_trials"] else "")
+
+
+def _versions(row: Row) -> list[str]:
+    left = [k for k in row["environment"] if k not in ("device", "processor", "cores", "command")]
+    return sorted(left, key=lambda key: (key != "difficulty-bench", key != "commit", key))
+
+
+def _environment(row: Row, keys: Sequence[str]) -> str:
+    """`torch 2.13.0, numpy 2.2`; several values of one key side by side."""
+    found = [(key, row["environment"].get(key, [])) for key in keys]
+    parts = [f"{escape(key)} {escape(' or '.join(values))}" for key, values in found if values]
+    return ", ".join(part for part in parts if not part.endswith("not installed"))

@@ -1,0 +1,194 @@
+"""Rows: what a study comes to, as plain values. Missing is None, never 0 or NaN."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..crossing import UNFINISHED, Crossing
+from ..store import Store
+from .study import StudyReport, study_reports
+
+DIGITS = 6  # significant; what is beyond may differ between machines
+FIELDS = (
+    *("task", "version", "paradigm", "network", "D", "agent", "projection", "lr_rule", "floor"),
+    *("baseline_mean", "baseline_sd", "baseline_n", "threshold_local", "threshold_global"),
+    *("d_int90", "ci_low", "ci_high", "censored"),
+    *("d_int90_global", "ci_low_global", "ci_high_global", "censored_global"),
+    *("paper_rule_d", "paper_rule_d_global", "reference_d_int90", "bits"),
+    *("n_trials", "n_failed", "compute_s"),
+)
+
+
+def rows(source: Store, studies: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """One row a reading (a study under one lr rule), of `studies` only where given."""
+    return [row(report) for report in study_reports(source, studies)]
+
+
+def row(report: StudyReport) -> dict[str, Any]:
+    """`FIELDS` first, in their order, then what else a reader may ask."""
+    parts = (_task(report), _measured(report), _reference(report), _provenance(report))
+    values = {key: _rounded(value) for part in parts for key, value in part.items()}
+    return {key: values.pop(key) for key in FIELDS} | values
+
+
+def _task(report: StudyReport) -> dict[str, Any]:
+    task, definition = report.reading.task, report.reading.definition
+    return {
+        "task": task.name,
+        "version": task.version,
+        "paradigm": task.paradigm,
+        "network": call(definition["network"]),
+        "D": report.reading.D,
+        "agent": call(definition["agent"]),
+        "projection": task.projection,
+        "lr_rule": task.lr_rule,
+        "floor": task.floor,
+        "threshold_global": task.threshold_global,
+        "settings": list(report.reading.settings),
+        "metric": report.reading.metric,
+        "problem": call(definition["problem"]),
+        "timeout_s": task.timeout_s,
+        "search": task.search.model_dump(mode="json"),
+        "notes": task.notes,
+        "study": report.reading.study,
+    }
+
+
+def call(entry: Mapping[str, Any]) -> str:
+    """An entry point as a person reads it: `networks.mlp(width=200, depth=2)`."""
+    module, _, name = str(entry["entry_point"]).partition(":")
+    pairs = [f"{key}={_plain(value)}" for key, value in entry.items() if key != "entry_point"]
+    return f"{module.rpartition('.')[2]}.{name}({', '.join(pairs)})"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _measured(report: StudyReport) -> dict[str, Any]:
+    found, results = report.estimate, report.results
+    mean, sd, n = report.baseline
+    has_global = report.reading.task.threshold_global is not None
+    states = [result.state for result in results]
+    return {
+        "baseline_mean": mean,
+        "baseline_sd": sd,
+        "baseline_n": n,
+        "threshold_local": found.threshold_local if found else None,
+        **_crossing(found.local if found else None, "", open_=not report.error),
+        **_crossing(
+            found.global_ if found else None, "_global", open_=has_global and not report.error
+        ),
+        "bits": None,  # the smallest size at which the re-loaded solution still passes
+        "n_trials": len(results),
+        "n_failed": len(states) - states.count("complete"),
+        "compute_s": sum(result.wall_s for result in results),
+        "error": report.error,
+        "lr_multipliers": _multipliers(report),
+        "tested": [_point(report, n) for n in range(len(report.points))],
+    }
+
+
+def _crossing(crossing: Crossing | None, suffix: str, *, open_: bool) -> dict[str, Any]:
+    """Fields of one threshold; `open_` where it is asked for but cannot be said yet."""
+    c = crossing or Crossing(0.0, censored=UNFINISHED if open_ else None)
+    return {
+        f"d_int90{suffix}": c.d_int90,
+        f"ci_low{suffix}": c.ci_low,
+        f"ci_high{suffix}": c.ci_high,
+        f"censored{suffix}": c.censored,
+        f"paper_rule_d{suffix}": c.paper_rule_d,
+        f"width{suffix}": c.width,
+        f"largest_failed_d{suffix}": c.largest_failed_d,
+        f"smallest_solved_d{suffix}": c.smallest_solved_d,
+    }
+
+
+def _multipliers(report: StudyReport) -> dict[str, Any] | None:
+    """What `tuned` chose; None under the other rules and while pilots are missing."""
+    chosen = report.chosen
+    if report.reading.task.lr_rule != "tuned" or chosen is None:
+        return None
+    return {
+        "native": chosen.native,
+        "subspace": chosen.subspace,
+        "native_at_edge": chosen.native_at_edge,
+        "subspace_at_edge": chosen.subspace_at_edge,
+        "n_pilots": chosen.n_pilots,
+    }
+
+
+def _point(report: StudyReport, index: int) -> dict[str, Any]:
+    point, found = report.points[index], report.estimate
+    finished = point.finished
+    return {
+        "d": point.d,
+        "n": len(point.scores),
+        "failed": point.failed,
+        "mean": sum(finished) / len(finished) if finished else None,
+        "median": point.median,
+        "solved": point.solved(found.threshold_local if found else None),
+        "solved_global": point.solved(report.reading.task.threshold_global),
+    }
+
+
+def _reference(report: StudyReport) -> dict[str, Any]:
+    """The published value, that of the local threshold where there are two."""
+    reference, found = report.reference, report.estimate
+    local = reference.local if reference else None
+    global_ = reference.global_ if reference else None
+    either = "local" if local is not None else "global" if global_ is not None else None
+    return {
+        "reference_d_int90": local if local is not None else global_,
+        "reference_threshold": either,
+        "reference_local": local,
+        "reference_global": global_,
+        "reference_inside": inside(local, found.local if found else None),
+        "reference_inside_global": inside(global_, found.global_ if found else None),
+        "reference_source": reference.source if reference else None,
+    }
+
+
+def inside(value: int | None, crossing: Crossing | None) -> bool | None:
+    """Whether a value is in the 95% interval; None where the interval is too open to say."""
+    if value is None or crossing is None:
+        return None
+    low, high = crossing.ci_low, crossing.ci_high
+    if (low is not None and value < low) or (high is not None and value > high):
+        return False
+    return True if low is not None and high is not None else None
+
+
+def _provenance(report: StudyReport) -> dict[str, Any]:
+    seeds: dict[str, set[int]] = defaultdict(set)
+    facts: dict[str, set[str]] = defaultdict(set)
+    failures: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for result in report.results:
+        request = result.request
+        seeds[request.role].add(request.seed)
+        facts["device"].add(result.device)
+        for key, value in result.environment.items():
+            facts[key].add(value)
+        if result.state != "complete":
+            failures[result.state, str(result.reason)].append(request.d)
+    return {
+        "command": sorted(facts.pop("command", set())),
+        "environment": {key: sorted(facts[key]) for key in sorted(facts)},
+        "seeds": {role: sorted(seeds[role]) for role in sorted(seeds)},
+        "failures": [
+            {"state": state, "reason": reason, "n": len(dims), "d": sorted(set(dims))}
+            for (state, reason), dims in sorted(failures.items())
+        ],
+    }
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return value

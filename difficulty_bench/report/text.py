@@ -1,0 +1,139 @@
+"""Values as a person reads them; the same text in the terminal and in every table."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..crossing import ABOVE, BELOW
+
+NONE = "–"
+Row = dict[str, Any]
+
+
+def count(value: int | None) -> str:
+    return NONE if value is None else f"{value:,}"
+
+
+def score(value: float | None) -> str:
+    """Four significant digits: more than seeds agree on."""
+    return NONE if value is None else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def searched(row: Row) -> tuple[int, int]:
+    """The ends of the search range, or of what was tested where that reaches further."""
+    tested = [point["d"] for point in row["tested"]]
+    low, high = row["search"]["d_min"], row["search"]["d_max"]
+    return min([low, *tested]), max([high, *tested])
+
+
+def d_int90(row: Row, suffix: str = "") -> str:
+    """`290 [262, 315]`, or what censoring leaves of it: `> 2,000 [1,400, –]`."""
+    value, why = row[f"d_int90{suffix}"], row[f"censored{suffix}"]
+    low, high = row[f"ci_low{suffix}"], row[f"ci_high{suffix}"]
+    interval = "" if low is None and high is None else f" [{count(low)}, {count(high)}]"
+    if value is not None:
+        return f"{count(value)}{interval}"
+    if why == ABOVE:
+        return f"> {count(searched(row)[1])}{interval}"
+    if why == BELOW:
+        return f"≤ {count(searched(row)[0])}{interval}"
+    if why is None:
+        return NONE
+    return f"unfinished{_bracket(row, suffix)}"
+
+
+def _bracket(row: Row, suffix: str) -> str:
+    low, high = row[f"largest_failed_d{suffix}"], row[f"smallest_solved_d{suffix}"]
+    facts = [f"not solved at {count(low)}"] if low is not None else []
+    facts += [f"solved at {count(high)}"] if high is not None else []
+    return f" ({', '.join(facts)})" if facts else ""
+
+
+def d_int90_text(row: Row) -> str:
+    """Both thresholds in a few words; the reason where there is no number."""
+    if row["error"]:
+        return f"no number: {row['error']}"
+    local = f"{d_int90(row)} local"
+    if row["threshold_global"] is None:
+        return local
+    return f"{local}; {d_int90(row, '_global')} global"
+
+
+def baseline(row: Row) -> str:
+    if row["baseline_mean"] is None:
+        return NONE
+    spread = "" if row["baseline_sd"] is None else f" ± {row['baseline_sd']:.2g}"
+    return f"{score(row['baseline_mean'])}{spread} (n = {row['baseline_n']})"
+
+
+def paper_rule(row: Row) -> str:
+    local, global_ = row["paper_rule_d"], row["paper_rule_d_global"]
+    return count(local) if row["threshold_global"] is None else f"{count(local)} / {count(global_)}"
+
+
+def published(row: Row) -> str:
+    """`275 local (inside), 290 global (outside)`."""
+    parts = []
+    for kind, suffix in (("local", ""), ("global", "_global")):
+        if (value := row[f"reference_{kind}"]) is not None:
+            verdict = {True: " (inside)", False: " (outside)", None: ""}
+            parts.append(f"{count(value)} {kind}{verdict[row[f'reference_inside{suffix}']]}")
+    return ", ".join(parts) or NONE
+
+
+def trials(row: Row) -> str:
+    failed = f", {row['n_failed']} failed" if row["n_failed"] else ""
+    return f"{row['n_trials']}{failed}"
+
+
+def variant(row: Row) -> str:
+    """What sets apart two rows of one task: `hashed, tuned lr, agent.epochs=3`."""
+    told = {f"projection={row['projection']}", f"lr_rule={row['lr_rule']}"}
+    more = [setting for setting in row["settings"] if setting not in told]
+    return ", ".join([row["projection"], f"{row['lr_rule']} lr", *more])
+
+
+def learner(row: Row) -> str:
+    return f"{row['agent'].partition('(')[0]}, {variant(row)}"
+
+
+def metric(row: Row) -> str:
+    return (row["metric"] or "score").replace("_", " ")
+
+
+def row_text(row: Row) -> str:
+    """A row for the terminal, in a few lines."""
+    lines = [
+        f"{row['task']} v{row['version']}  ({row['paradigm']}; {learner(row)}; D = {row['D']:,})",
+        f"  d_int90    {d_int90_text(row)}",
+        f"  threshold  {score(row['threshold_local'])} local; "
+        f"{score(row['threshold_global'])} global ({metric(row)})",
+        f"  baseline   {baseline(row)}; floor {score(row['floor'])}",
+        f"  paper rule {paper_rule(row)}; published {published(row)}",
+        f"  trials     {trials(row)}; {duration(row['compute_s'])} of training",
+    ]
+    return "\n".join(lines)
+
+
+_MARKUP = re.compile(r"([\\`*_\[\]<>|~&#])")
+
+
+def escape(text: str, limit: int = 300) -> str:
+    """Free text (a reason, a setting, a note) as one harmless line of Markdown."""
+    line = " ".join(text.split())
+    line = line if len(line) <= limit else line[: limit - 1] + "…"
+    return _MARKUP.sub(r"\\\1", line)
+
+
+def code(text: str, limit: int = 300) -> str:
+    """Free text as an inline code span of Markdown, safe in a table."""
+    line = " ".join(text.split()).replace("`", "'").replace("|", "¦")
+    return f"`{line if len(line) <= limit else line[: limit - 1] + '…'}`" if line else NONE

@@ -1,0 +1,127 @@
+"""Which trainings to run next. Pure, deterministic, and resumable by replay (see script.py).
+
+A study's script: pilots of the learning rate, the baseline, a bracket of each crossing on the log
+scale, then the trials that say most about the crossings, until both are known to the precision
+asked for or are censored. Decisions depend on earlier outcomes and on the task only: not on clocks,
+on the number of workers, or on `max_trials`, which cuts the sequence without changing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from .design import NATIVE
+from .errors import UsageError
+from .results import Outcome, Request
+from .script import Script, Step, replay
+from .stages import Stages
+from .tuning import chosen_lr, pilots
+
+if TYPE_CHECKING:
+    from .registry import Task
+
+__all__ = ["chosen_lr", "next_round", "stop_reason", "study_script"]
+
+
+def next_round(
+    task: Task,
+    D: int,
+    outcomes: Mapping[Request, Outcome],
+    *,
+    precision: float | None = None,
+    max_trials: int | None = None,
+    grid: Sequence[int] | None = None,
+    seeds: int | None = None,
+) -> list[Request]:
+    """The requests to run now; empty when the study is done (`stop_reason` says why).
+
+    `precision` (> 1) is the largest factor between d_int90 and each end of its interval;
+    `max_trials` counts every role; `grid` replaces the search by exactly these d, with `seeds`
+    seeds each. None takes the task's own. Raise UsageError for values that make no sense and
+    StudyError where the baseline or the pilots cannot carry a measurement.
+    """
+    return _step(task, D, outcomes, precision, max_trials, grid, seeds).missing
+
+
+def stop_reason(
+    task: Task,
+    D: int,
+    outcomes: Mapping[Request, Outcome],
+    *,
+    precision: float | None = None,
+    max_trials: int | None = None,
+    grid: Sequence[int] | None = None,
+    seeds: int | None = None,
+) -> str | None:
+    """Why the same call of `next_round` asks for nothing more; None while it does."""
+    step = _step(task, D, outcomes, precision, max_trials, grid, seeds)
+    if step.capped:
+        return f"max_trials = {step.asked} reached; a larger --max-trials goes on from here"
+    return step.result
+
+
+def _step(
+    task: Task,
+    D: int,
+    outcomes: Mapping[Request, Outcome],
+    precision: float | None,
+    max_trials: int | None,
+    grid: Sequence[int] | None,
+    seeds: int | None,
+) -> Step[str]:
+    limit = task.search.max_trials if max_trials is None else max_trials
+    if limit < 1:
+        raise UsageError(f"{task.name}: max_trials = {limit}; it must be at least 1")
+    return replay(study_script(task, D, precision, grid, seeds), outcomes, limit)
+
+
+def study_script(
+    task: Task,
+    D: int,
+    precision: float | None = None,
+    grid: Sequence[int] | None = None,
+    seeds: int | None = None,
+) -> Script[str]:
+    """The whole study as a script that returns why it ended; arguments as for `next_round`."""
+    precision = task.search.precision if precision is None else precision
+    seeds = task.search.seeds if seeds is None else seeds
+    _check(task, D, precision, grid, seeds)
+    return _adaptive(task, D, precision, seeds) if grid is None else _grid(task, D, grid, seeds)
+
+
+def _check(task: Task, D: int, precision: float, grid: Sequence[int] | None, seeds: int) -> None:
+    name, search = task.name, task.search
+    if not 1.0 < precision < float("inf"):
+        raise UsageError(f"{name}: precision = {precision:g}; it is a factor and must be above 1")
+    if seeds < 1:
+        raise UsageError(f"{name}: seeds = {seeds}; it must be at least 1")
+    if not 1 <= search.d_min <= search.d_max <= D:
+        raise UsageError(
+            f"{name}: search.d_min = {search.d_min}, search.d_max = {search.d_max} must lie within "
+            f"[1, D = {D}]; use --set search.d_max={D} or less"
+        )
+    if grid is not None and (not grid or not all(1 <= d <= D for d in grid)):
+        raise UsageError(f"{name}: --d {','.join(map(str, grid))} must lie within [1, D = {D}]")
+    if task.threshold_global is not None and task.threshold_global <= task.floor:
+        raise UsageError(
+            f"{name}: threshold_global = {task.threshold_global:g} is not above the floor "
+            f"{task.floor:g}; every trial would reach it"
+        )
+
+
+def _grid(task: Task, D: int, grid: Sequence[int], seeds: int) -> Script[str]:
+    study = Stages(task, D, (yield from pilots(task, D)))
+    yield from study.run([NATIVE] * task.baseline_seeds)
+    yield from study.run(sorted(set(grid)) * seeds)
+    return f"every d of the grid has {seeds} seeds"
+
+
+def _adaptive(task: Task, D: int, precision: float, seeds: int) -> Script[str]:
+    study = Stages(task, D, (yield from pilots(task, D)))
+    yield from study.run([NATIVE] * task.baseline_seeds + study.first_section())
+    while dims := study.bracket():
+        yield from study.run(dims)
+    while dims := study.refine(precision, seeds):
+        yield from study.run(dims)
+    return study.summary(precision)

@@ -1,0 +1,177 @@
+"""The stages of one adaptive study: bracket each crossing, refine it, know when to stop."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy.special import stdtrit
+
+from .baseline import measure_baseline
+from .crossing import ABOVE, BELOW, Crossing, Dims, geometric
+from .design import NATIVE, choose, prospect, relative_cost
+from .estimate import Target, subspace_trials, targets
+from .results import Outcome, Request
+from .script import Script
+from .tuning import ChosenLr, lr_scale
+
+if TYPE_CHECKING:
+    from .registry import Task
+
+NEAR = 1.3  # factor in d within which a trial counts as near a crossing
+BRACKETED = 2.0  # ratio of a bracket at which information takes over from bisection
+AT_END = 3  # trials at d_max or d_min that settle a censored crossing
+AT_HOPELESS_END = 2  # the same where not even native training reaches the threshold
+LATTICE = 1.05  # ratio of neighbouring candidates
+MOST = 24  # candidates for one crossing
+REACH = 1.2  # how far beyond an interval's ends candidates are looked for
+
+
+class Bracket(NamedTuple):
+    """Largest unsolved d below the smallest solved one; None where no trial says so."""
+
+    low: int | None
+    high: int | None
+
+
+class Stages:
+    """What a script has asked and learned so far, and what follows from it."""
+
+    def __init__(self, task: Task, D: int, chosen: ChosenLr) -> None:
+        self.task, self.D, self.chosen = task, D, chosen
+        self.outcomes: dict[Request, Outcome] = {}
+        self.asked: Counter[int] = Counter()
+
+    def run(self, dims: Iterable[int]) -> Script[None]:
+        """Ask for one more seed at each of `dims`, in rounds of the task's batch."""
+        requests, batch = [self._request(d) for d in dims], self.task.search.batch
+        for start in range(0, len(requests), batch):
+            self.outcomes.update((yield requests[start : start + batch]))
+            measure_baseline(self.task, self.outcomes)  # stops the study where it must
+
+    def _request(self, d: int) -> Request:
+        seed = self.asked[d]
+        self.asked[d] += 1
+        scale = lr_scale(self.task, self.D, d, self.chosen)
+        return Request("baseline" if d == NATIVE else "trial", d, seed, scale)
+
+    def first_section(self) -> list[int]:
+        """Enough d, evenly on the log scale, to fill the round in which the baseline ends."""
+        search = self.task.search
+        count = -self.task.baseline_seeds % search.batch
+        while count < 2:
+            count += search.batch
+        return between(search.d_min, search.d_max, count)
+
+    def bracket(self) -> list[int]:
+        """d that cut every open bracket evenly on the log scale; empty when all are closed."""
+        brackets = {self._bracket(target) for target in self._targets() if self._hopeful(target)}
+        wide = sorted((b for b in brackets if self._is_wide(b)), key=str)
+        share = max(1, self.task.search.batch // max(1, len(wide)))
+        return sorted({d for bracket in wide for d in self._cut(bracket, share)})
+
+    def refine(self, precision: float, seeds: int) -> list[int]:
+        """The trials (or NATIVE ones) that say most next; empty when every crossing is settled."""
+        found = self._targets()
+        at_ends: Counter[int] = Counter()
+        for target in found:
+            at_ends |= self._missing_at_end(target)
+        if at_ends:
+            return sorted(at_ends.elements())
+        unsettled = [t for t in found if not self._settled(t, precision, seeds)]
+        return self._informative(unsettled, precision) if unsettled else []
+
+    def summary(self, precision: float) -> str:
+        """Why the study ended."""
+        names = zip(("local", "global"), self._targets(), strict=False)
+        parts = [f"{name} {self._verdict(target, precision)}" for name, target in names]
+        return "; ".join(parts)
+
+    def _verdict(self, target: Target, precision: float) -> str:
+        return target.crossing.censored or f"within a factor {precision:g}"
+
+    def _targets(self) -> list[Target]:
+        return [t for t in targets(self.task, self.outcomes) if t is not None]
+
+    def _hopeful(self, target: Target) -> bool:
+        """Whether native training may reach the threshold."""
+        baseline = measure_baseline(self.task, self.outcomes)
+        if baseline is None:
+            return True
+        reach = stdtrit(max(1, baseline.n - 1), 0.95) * np.sqrt(baseline.variance)
+        return bool(target.threshold <= baseline.mean + reach)
+
+    def _bracket(self, target: Target) -> Bracket:
+        pairs = subspace_trials(self.outcomes)
+        solved = {d for d, score in pairs if score is not None and score >= target.threshold}
+        high = min(solved, default=None)
+        unsolved = {d for d, _ in pairs if high is None or d < high}
+        return Bracket(max(unsolved, default=None), high)
+
+    def _is_wide(self, bracket: Bracket) -> bool:
+        low, high = bracket
+        if low is None or high is None:
+            return not self.asked[self.task.search.d_min if low is None else self.task.search.d_max]
+        return high > low * BRACKETED and high - low > 1
+
+    def _cut(self, bracket: Bracket, count: int) -> list[int]:
+        search, (low, high) = self.task.search, bracket
+        if high is None:
+            return [*between(low or search.d_min, search.d_max, count - 1), search.d_max]
+        if low is None:
+            return [search.d_min, *between(search.d_min, high, count - 1)]
+        return between(low, high, count)
+
+    def _missing_at_end(self, target: Target) -> Counter[int]:
+        search, hopeful = self.task.search, self._hopeful(target)
+        if target.crossing.censored == BELOW:
+            return Counter({search.d_min: max(0, AT_END - self.asked[search.d_min])})
+        if target.crossing.censored == ABOVE or not (hopeful or self.asked[search.d_max]):
+            wanted = AT_END if hopeful else AT_HOPELESS_END
+            return Counter({search.d_max: max(0, wanted - self.asked[search.d_max])})
+        return Counter()
+
+    def _settled(self, target: Target, precision: float, seeds: int) -> bool:
+        crossing = target.crossing
+        if crossing.censored in (ABOVE, BELOW):
+            return True
+        return max(crossing.factors()) <= precision and self._near(crossing) >= seeds
+
+    def _near(self, crossing: Crossing) -> int:
+        centre = crossing.d_int90 or 0
+        return sum(n for d, n in self.asked.items() if d and centre / NEAR <= d <= centre * NEAR)
+
+    def _informative(self, unsettled: list[Target], precision: float) -> list[int]:
+        zones = [self._candidates(target.crossing, precision) for target in unsettled]
+        d = np.unique(np.concatenate(zones))
+        baseline = measure_baseline(self.task, self.outcomes)
+        n = baseline.n if baseline else 0
+        prospects = [prospect(t.belief, d, n) for t in unsettled if t.belief is not None]
+        cost = np.append(relative_cost(self.task.projection, d), 1.0)
+        return choose(prospects, d, cost, self.task.search.batch)
+
+    def _candidates(self, crossing: Crossing, precision: float) -> Dims:
+        """Integers that cover the interval and a little more, or what is near once it is known."""
+        search, tested = self.task.search, [d for d in self.asked if d]
+        low = (crossing.ci_low or min(tested) / 4) / REACH
+        high = (crossing.ci_high or max(tested) * 4) * REACH
+        if crossing.d_int90 is not None and max(crossing.factors()) <= precision:
+            low, high = crossing.d_int90 / NEAR, crossing.d_int90 * NEAR
+        first, last = max(search.d_min, int(np.ceil(low))), min(search.d_max, int(high))
+        ratio = max(LATTICE, (last / first) ** (1 / MOST))
+        digits = 2 if precision >= 1.1 else 3
+        d = [tidy(int(d), digits) for d in geometric(first, last, ratio)]
+        return np.unique(np.clip(d, first, last)).astype(np.int64)
+
+
+def between(low: int, high: int, count: int) -> list[int]:
+    """Up to `count` integers strictly between, evenly on the log scale."""
+    inner = np.geomspace(low, high, count + 2)[1:-1]
+    return sorted({d for d in (tidy(round(float(x))) for x in inner) if low < d < high})
+
+
+def tidy(d: int, digits: int = 2) -> int:
+    """Rounded to so many digits, so that seeds gather at few d and tables are read easily."""
+    return int(float(f"{d:.{digits - 1}e}"))

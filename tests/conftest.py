@@ -1,0 +1,33 @@
+"""Where the tests find data sets, and how they skip without them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from envs import files
+from envs.catalogue import VARIABLE
+
+_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+if not os.environ.get(VARIABLE) and _BESIDE.is_dir():
+    os.environ[VARIABLE] = str(_BESIDE)
+
+torch.set_num_threads(1)  # as trials do on a CPU; more would contend in nets this small
+
+
+@pytest.fixture
+def mnist_files() -> None:
+    _skip_without("mnist")
+
+
+@pytest.fixture
+def cifar10_files() -> None:
+    _skip_without("cifar10")
+
+
+def _skip_without(name: str) -> None:
+    if reason := files.missing(name):
+        pytest.skip(reason)

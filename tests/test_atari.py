@@ -1,0 +1,142 @@
+"""Atari under an explicit protocol, compared with stable-baselines3's own wrappers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.atari_wrappers import ClipRewardEnv, MaxAndSkipEnv
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor, nn
+
+from agents.sb3_vec_env import GymnasiumVecEnv
+from difficulty_bench.errors import UsageError
+from envs import atari
+
+CPU = torch.device("cpu")
+
+
+def sb3_env() -> gym.Env[Any, Any]:
+    """SB3's AtariWrapper but for resizing and stacking, where it needs OpenCV."""
+    game = gym.make("PongNoFrameskip-v4", obs_type="grayscale")
+    return ClipRewardEnv(MaxAndSkipEnv(Monitor(game), skip=4))
+
+
+def area_average(side: int, pixels: int) -> np.ndarray:
+    """(side, pixels): averages over `side` equal stretches of `pixels` pixels, as INTER_AREA."""
+    edges = np.arange(side + 1) * pixels / side
+    columns = np.arange(pixels)
+    upper = np.minimum(edges[1:, None], columns + 1)
+    lower = np.maximum(edges[:-1, None], columns)
+    return np.clip(upper - lower, 0, None) * side / pixels
+
+
+def shrink(frame: np.ndarray) -> np.ndarray:
+    return area_average(84, 210) @ frame @ area_average(84, 160).T
+
+
+def test_a_whole_game_of_pong_is_that_of_sb3s_wrappers() -> None:
+    """Where the protocols agree: no sticky actions, no no-ops, no FIRE.
+
+    The last frame is left out: the game ends within a skip, where SB3 keeps an older frame in
+    its maximum. No learner reads it, since nothing is bootstrapped from a terminal state.
+    """
+    problem = atari.make(
+        id="ALE/Pong-v5", sticky_probability=0.0, noop_max=0, fire_reset=False, stack=1
+    )
+    ours, theirs = GymnasiumVecEnv(problem.make_envs(1, 3)), DummyVecEnv([sb3_env])
+    pairs = [(ours.reset(), theirs.reset())]
+    rng = np.random.default_rng(0)
+    ended = False
+    while not ended:
+        actions = rng.integers(6, size=1)
+        observation, reward, done, info = ours.step(actions)
+        expected, expected_reward, expected_done, expected_info = theirs.step(actions)
+        assert (reward, done) == (expected_reward, expected_done)
+        pairs.append((observation, expected))
+        ended = bool(done[0])
+    assert info[0]["episode"]["r"] == expected_info[0]["episode"]["r"] < -15
+    for image, frame in pairs[::10]:
+        assert image.shape == (1, 1, 84, 84)
+        assert np.abs(image[0, 0] - shrink(frame[0])).max() <= 1  # rounding
+
+
+def test_the_learner_sees_clipped_rewards_and_the_score_is_the_games_own() -> None:
+    envs = atari.make(id="ALE/Qbert-v5", max_frames=1200).make_envs(4, 0)
+    rng = np.random.default_rng(0)
+    clipped = np.zeros(4)
+    info: dict[str, Any] = {}
+    while "episode" not in info:
+        _, rewards, _, _, info = envs.step(rng.integers(6, size=4))
+        assert set(rewards) <= {0, 1}
+        clipped += rewards
+    i = int(np.argmax(info["_episode"]))
+    assert clipped[i] > 0
+    assert info["episode"]["r"][i] == 25 * clipped[i]  # a cube of Q*bert counts 25
+
+
+def test_an_episode_at_the_frame_limit_is_truncated() -> None:
+    envs = GymnasiumVecEnv(atari.make(id="ALE/Pong-v5", max_frames=200).make_envs(1, 0))
+    envs.reset()
+    for _ in range(50):
+        _, _, done, info = envs.step(np.zeros(1, dtype=np.int64))
+    assert done[0]
+    assert info[0]["TimeLimit.truncated"]
+    assert info[0]["episode"]["l"] == 50  # 200 frames, 4 a step
+
+
+@pytest.mark.parametrize(("obs", "shape"), [("pixels", (4, 84, 84)), ("ram", (4, 128))])
+def test_games_repeat_by_seed_and_differ_without(obs: Any, shape: tuple[int, ...]) -> None:
+    problem = atari.make(id="ALE/Pong-v5", obs=obs)
+    assert problem.input_shape == shape
+    assert problem.output_size == 6
+
+    def play(seed: int, threads: int) -> np.ndarray:
+        torch.set_num_threads(threads)
+        envs = problem.make_envs(2, seed)
+        envs.reset()
+        frames = [envs.step(np.full(2, 2 + t % 2))[0] for t in range(40)]
+        return np.stack(frames)
+
+    first, again, other = play(2**62, 1), play(2**62, 2), play(5, 1)
+    torch.set_num_threads(1)
+    assert first.dtype == np.uint8
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_images_reach_the_network_as_numbers_from_0_to_1() -> None:
+    problem = atari.make(id="ALE/Pong-v5", image_size=42, stack=2)
+    assert problem.input_shape == (2, 42, 42)
+    frames = torch.tensor([[0, 255]], dtype=torch.uint8)
+    assert torch.allclose(problem.prepare(frames), torch.tensor([[0.0, 1.0]]))
+
+
+class Still(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(torch.zeros(len(x), dtype=torch.long), 6).float()
+
+
+def test_a_player_that_stands_still_loses_every_game() -> None:
+    problem = atari.make(id="ALE/Pong-v5", obs="ram", eval_episodes=2, frame_skip=16)
+    evaluation = problem.evaluate(Still(), split="test", seed=1, device=CPU)
+    assert (evaluation.score, evaluation.n) == (-21, 2)
+
+
+def test_the_protocol_names_every_choice() -> None:
+    line = atari.make(id="ALE/Pong-v5").protocol
+    for choice in ("sticky actions 0.25", "frame skip 4", "6 actions", "84x84", "4 stacked"):
+        assert choice in line
+    for choice in ("30 no-op frames, FIRE", "108,000 frames", "clipped to [-1, 1]"):
+        assert choice in line
+    assert "18 actions" in atari.make(id="ALE/Pong-v5", full_action_space=True).protocol
+
+
+@pytest.mark.parametrize("id", ["ALE/Pongg-v5", "CartPole-v1"])
+def test_what_is_no_atari_game_is_refused_in_one_line(id: str) -> None:
+    with pytest.raises(UsageError, match=id):
+        atari.make(id=id)

@@ -1,0 +1,175 @@
+"""Gymnasium environments as problems: seeds, counted episodes, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from torch import Tensor, nn
+
+from difficulty_bench.errors import ResourceError, UsageError
+from envs import control
+from envs.evaluation import episode_returns, largest_divisor
+
+CPU = torch.device("cpu")
+
+
+class Fixed(gym.Env[np.ndarray, int]):
+    """Reward 1 a step; episodes of `length` steps."""
+
+    observation_space = gym.spaces.Box(0, 1, (1,))
+    action_space = gym.spaces.Discrete(2, start=3)
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        self.left = self.length
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        self.left -= 1
+        return np.zeros(1, np.float32), 1.0, self.left == 0, False, {}
+
+
+class Balance(nn.Module):
+    """Push the cart to the side to which the pole falls: solves CartPole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        falls_right = x @ torch.tensor([0.1, 0.3, 3.0, 1.0])
+        return torch.stack([-falls_right, falls_right], dim=1)
+
+
+def test_every_environment_gives_the_same_number_of_episodes() -> None:
+    """Whichever end first: the short ones of one environment must not crowd out the others."""
+    makers = [lambda: Fixed(1), lambda: Fixed(7)]
+    envs = RecordEpisodeStatistics(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
+    assert episode_returns(envs, lambda x: np.full(2, 3), 3) == [1, 1, 1, 7, 7, 7]
+
+
+def test_returns_are_those_of_single_environments_with_the_same_seeds() -> None:
+    problem = control.make(id="CartPole-v1", eval_episodes=5)
+    evaluation = problem.evaluate(Left(), split="test", seed=7, device=CPU)
+    expected = [cartpole_return(7 + i) for i in range(5)]
+    assert evaluation.score == np.mean(expected)
+    assert evaluation.sd == pytest.approx(np.std(expected, ddof=1))
+    assert evaluation.n == 5
+
+
+class Left(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
+
+
+def cartpole_return(seed: int) -> float:
+    env = gym.make("CartPole-v1")
+    env.reset(seed=seed)
+    env.reset()  # as make_envs, which leaves environments seeded
+    total, done = 0.0, False
+    while not done:
+        _, reward, terminated, truncated, _ = env.step(0)
+        total, done = total + float(reward), terminated or truncated
+    return total
+
+
+def test_evaluation_depends_on_its_seed_alone_and_leaves_the_mode() -> None:
+    problem = control.make(id="CartPole-v1", eval_episodes=10)
+    network = nn.Sequential(nn.Linear(4, 2)).train()
+    scores = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed + 5)
+        scores.append(problem.evaluate(network, split="test", seed=seed, device=CPU))
+        assert network.training
+    assert scores[0] == scores[2] != scores[1]
+
+
+def test_a_known_controller_gets_the_known_return() -> None:
+    problem = control.make(id="CartPole-v1", eval_episodes=20, ceiling=500.0)
+    assert problem.evaluate(Balance(), split="test", seed=0, device=CPU).score == problem.ceiling
+
+
+def test_training_environments_repeat_by_seed_and_differ_without() -> None:
+    problem = control.make(id="CartPole-v1")
+    first, again, other = (problem.make_envs(2, seed).reset()[0] for seed in (1, 1, 9))
+    assert np.array_equal(first, again)
+    assert not np.isin(first, other).any()
+    assert problem.make_envs(2, 1).metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+
+
+def test_shapes_and_protocol_are_known_at_once() -> None:
+    problem = control.make(id="Acrobot-v1", eval_episodes=30)
+    assert (problem.input_shape, problem.output_size) == ((6,), 3)
+    assert problem.protocol == "Acrobot-v1, at most 500 steps, 30 evaluation episodes"
+
+
+def test_continuous_actions_are_outputs_clipped_to_their_bounds() -> None:
+    problem = control.make(id="Pendulum-v1", eval_episodes=4)
+    assert problem.output_size == 1
+
+    def score(output: float) -> float:
+        network = nn.Linear(3, 1)
+        nn.init.zeros_(network.weight)
+        nn.init.constant_(network.bias, output)
+        return problem.evaluate(network, split="test", seed=3, device=CPU).score
+
+    assert score(2.0) == score(50.0) != score(0.0)
+
+
+def test_unit_observations_run_from_minus_one_to_one() -> None:
+    problem = control.make(id="MountainCar-v0", observations="unit")
+    space = problem.observation_space
+    rows = torch.tensor(np.stack([space.low, space.high, (space.low + space.high) / 2]))
+    expected = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]])
+    assert torch.allclose(problem.prepare(rows), expected, atol=1e-6)
+
+
+def test_preparing_leaves_the_observations_as_they_were() -> None:
+    for keys in ({"scale": 0.5}, {"observations": "unit"}):
+        problem = control.make(id="MountainCar-v0", **keys)  # type: ignore[arg-type]
+        rows = torch.ones(1, 2)
+        problem.prepare(rows)
+        assert torch.equal(rows, torch.ones(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("id", "keys", "error", "says"),
+    [
+        ("CartPol-v1", {}, UsageError, "Did you mean: `CartPole`"),
+        ("CartPole-v7", {}, UsageError, "versioned environments"),
+        ("nowhere:Thing-v0", {}, UsageError, "No module named 'nowhere'"),
+        ("CartPole-v1", {"env_kwargs": {"gravity_": 1}}, UsageError, "gravity_"),
+        ("Blackjack-v1", {}, UsageError, "needs a Box"),
+        ("CartPole-v1", {"observations": "unit"}, UsageError, "no bounds"),
+    ],
+)
+def test_what_no_policy_fits_is_refused_in_one_line(
+    id: str, keys: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error) as caught:
+        control.make(id=id, **keys)
+    assert id in str(caught.value)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_package_that_is_not_installed_is_named_with_the_mend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(id: str, **kwargs: Any) -> None:
+        raise gym.error.DependencyNotInstalled('MuJoCo is not installed, run `pip install "x"`')
+
+    monkeypatch.setattr(gym, "make", refuse)
+    with pytest.raises(ResourceError, match=r"Humanoid-v5: MuJoCo .*pip install"):
+        control.make(id="Humanoid-v5")
+
+
+def test_environments_are_stepped_in_equal_shares() -> None:
+    assert [largest_divisor(n, 100) for n in (1, 20, 100, 150, 1000, 101)] == [
+        *(1, 20, 100, 75, 100, 1)
+    ]

@@ -1,0 +1,351 @@
+"""The report: what it says of every kind of study, and that it says it in the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from difficulty_bench.crossing import Crossing
+from difficulty_bench.errors import ResourceError, UsageError
+from difficulty_bench.exchange import export, read
+from difficulty_bench.records import trial_identity
+from difficulty_bench.report import FIELDS, d_int90_text, row_text, rows, write_report
+from difficulty_bench.report.plot import study_figure
+from difficulty_bench.report.rows import inside, row
+from difficulty_bench.report.study import Point, study_reports
+from difficulty_bench.report.text import code, d_int90, duration, escape
+from difficulty_bench.results import Request, TrialResult
+from difficulty_bench.store import Store
+
+from . import recorded
+
+ROOT = Path(__file__).resolve().parents[1]
+DESIGN_FIELDS = """task, version, paradigm, network, D, agent, projection, lr_rule, floor,
+    baseline_mean, baseline_sd, baseline_n, threshold_local, threshold_global, d_int90, ci_low,
+    ci_high, censored, d_int90_global, ci_low_global, ci_high_global, censored_global,
+    paper_rule_d, paper_rule_d_global, reference_d_int90, bits, n_trials, n_failed, compute_s"""
+
+
+@pytest.fixture(scope="module")
+def gallery() -> Store:
+    return recorded.gallery()
+
+
+@pytest.fixture(scope="module")
+def table(gallery: Store) -> dict[str, dict[str, Any]]:
+    """Rows by task; of `known`, that without overrides."""
+    return {row["task"]: row for row in reversed(rows(gallery))}
+
+
+def test_a_row_has_the_fields_of_the_design_first(gallery: Store) -> None:
+    names = tuple(re.split(r",\s*", DESIGN_FIELDS))
+    assert names == FIELDS
+    for found in rows(gallery):
+        assert tuple(found)[: len(FIELDS)] == FIELDS
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def test_rows_hold_plain_finite_values(gallery: Store) -> None:
+    for value in leaves(rows(gallery)):
+        assert value is None or type(value) in (str, int, float, bool)
+        assert not isinstance(value, float) or (
+            math.isfinite(value) and value == float(f"{value:.6g}")
+        )
+
+
+def test_a_finished_study_has_its_numbers(table: dict[str, dict[str, Any]]) -> None:
+    found = table["known"]
+    assert found["baseline_n"] == 5
+    assert found["baseline_mean"] == pytest.approx(0.98, abs=0.003)
+    assert found["threshold_local"] == pytest.approx(0.9 * found["baseline_mean"], rel=1e-5)
+    assert found["ci_low"] <= found["d_int90"] <= found["ci_high"]
+    assert found["ci_low"] <= 300 <= found["ci_high"]
+    assert found["d_int90"] < found["d_int90_global"]
+    assert (found["n_trials"], found["n_failed"], found["bits"]) == (40, 0, None)
+    assert found["compute_s"] == pytest.approx(40 * 1.5 + 5 * 2655 / 7)
+    assert found["network"] == "network.make(rate=0.001, size=3)"
+    assert [point["n"] for point in found["tested"]] == [5] * 7
+    assert (found["reference_d_int90"], found["reference_threshold"]) == (150, "local")
+    assert found["command"] == ["bench run --task known"]
+
+
+def test_a_baseline_at_the_floor_is_a_row_with_its_reason(table: dict[str, dict[str, Any]]) -> None:
+    found = table["bad-baseline"]
+    assert "no better than the floor" in found["error"]
+    assert found["baseline_mean"] == 0.504
+    assert found["d_int90"] is found["censored"] is found["threshold_local"] is None
+    assert "no number: " in d_int90_text(found)
+
+
+def test_a_failed_baseline_is_a_row_with_its_reason() -> None:
+    of = recorded.reading()
+    failed = recorded.result(of, "baseline", 0, 1, None)
+    source = recorded.fill(Store.in_memory(), of, [recorded.known_study()[0], failed])
+    (found,) = rows(source)
+    assert "failed" in found["error"]
+    assert (found["baseline_n"], found["n_failed"]) == (1, 1)
+    assert found["failures"] == [
+        {"state": "failed", "reason": failed.reason, "n": 1, "d": [0]},
+    ]
+
+
+def test_an_unfinished_study_says_what_is_known(table: dict[str, dict[str, Any]]) -> None:
+    found = table["begun"]
+    assert (found["censored"], found["d_int90"]) == ("unfinished", None)
+    assert found["largest_failed_d"] == 210
+    assert "not solved at 210" in d_int90_text(found)
+    waiting = table["waiting"]
+    assert waiting["censored"] == waiting["censored_global"] == "unfinished"
+    assert (waiting["n_trials"], waiting["baseline_mean"], waiting["compute_s"]) == (0, None, 0)
+
+
+def test_a_task_without_a_global_threshold_says_nothing_of_it(
+    table: dict[str, dict[str, Any]],
+) -> None:
+    found = table["easy"]
+    assert all(value is None for key, value in found.items() if key.endswith("_global"))
+    assert "global" not in d_int90_text(found)
+
+
+def test_a_study_never_solved_is_censored(table: dict[str, dict[str, Any]]) -> None:
+    found = table["never"]
+    assert (found["d_int90"], found["censored"]) == (None, "> d_max")
+    assert d_int90(found).startswith("> 2,100")
+
+
+def test_failed_trials_are_counted_and_their_reasons_kept(table: dict[str, dict[str, Any]]) -> None:
+    found = table["control"]
+    assert (found["n_trials"], found["n_failed"]) == (53, 4)
+    assert found["failures"] == [
+        {"state": "failed", "reason": "diverged: loss is nan", "n": 4, "d": [2, 16, 100]},
+    ]
+    assert next(p for p in found["tested"] if p["d"] == 2)["failed"] == 2
+
+
+def with_rule(result: TrialResult, lr_scale: float, role: Any = None) -> TrialResult:
+    request = replace(result.request, lr_scale=lr_scale, role=role or result.request.role)
+    return replace(result, request=request, identity=trial_identity(result.study, request))
+
+
+def test_trials_of_another_learning_rate_rule_are_another_row() -> None:
+    of = recorded.reading()
+    matched = replace(of, task=of.task.model_copy(update={"lr_rule": "matched"}))
+    paper = recorded.known_study()
+    theirs = [with_rule(r, float(f"{math.sqrt(of.D / r.request.d):.6g}")) for r in paper[5:20]]
+    source = recorded.fill(Store.in_memory(), of, paper)
+    recorded.fill(source, matched, theirs)
+    found = {row["lr_rule"]: row for row in rows(source)}
+    assert found["paper"]["n_trials"] == 40
+    assert found["matched"]["n_trials"] == 5 + 15
+    assert found["matched"]["baseline_mean"] == found["paper"]["baseline_mean"]
+    assert rows(source, [of.study]) == rows(source)
+    assert rows(source, ["another"]) == []
+
+
+def test_what_tuning_chose_is_told() -> None:
+    tuning = {"grid": [1.0, 4.0], "d": [100], "seeds": 1}
+    of = recorded.reading(lr_rule="tuned", tuning=tuning)
+    source = recorded.fill(Store.in_memory(), of, [])
+    assert rows(source)[0]["lr_multipliers"] is None
+    for c, score in ((1.0, 0.5), (4.0, 0.6)):
+        source.put(recorded.result(of, "pilot", 0, 0, score, lr_scale=c))
+        source.put(recorded.result(of, "pilot", 100, 0, 1.0 - score, lr_scale=10.0 * c))
+    source.put(recorded.result(of, "baseline", 0, 0, 0.98, lr_scale=4.0))
+    source.put(recorded.result(of, "baseline", 0, 0, 0.11, lr_scale=1.0))
+    (found,) = rows(source)
+    chosen = found["lr_multipliers"]
+    assert (chosen["native"], chosen["subspace"], chosen["n_pilots"]) == (4.0, 1.0, 4)
+    assert (found["n_trials"], found["baseline_mean"]) == (5, 0.98)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "value", "verdict"),
+    [
+        *((250, 310, value, True) for value in (250, 290, 310)),
+        *((250, 310, value, False) for value in (249, 311)),
+        *((250, None, value, verdict) for value, verdict in ((290, None), (100, False))),
+        *((None, 310, value, verdict) for value, verdict in ((290, None), (500, False))),
+        *((None, None, 290, None), (250, 310, None, None)),
+    ],
+)
+def test_whether_a_published_value_is_inside(
+    low: int | None, high: int | None, value: int | None, verdict: bool | None
+) -> None:
+    crossing = Crossing(0.9, 280, low, high, None)
+    assert inside(value, crossing) is verdict
+    assert inside(value, None) is None
+
+
+def test_a_published_value_is_not_held_against_another_problem() -> None:
+    fields: dict[str, Any] = {"reference": {"source": "someone", "local": 10}}
+    fields["settings"] = ("problem.constraints=7",)
+    (found,) = rows(recorded.fill(Store.in_memory(), recorded.reading(**fields), []))
+    assert found["reference_d_int90"] is found["reference_source"] is None
+
+
+def test_the_median_counts_a_failure_as_lowest() -> None:
+    assert Point(1, (0.5, None, 0.7)).median == 0.5
+    assert Point(1, (0.5, None, None)).median is None
+    assert Point(1, (None, 0.5)).median is None
+    assert Point(1, (0.5, None, 0.7)).solved(0.6) == 1
+
+
+def marks(figure: Figure, marker: str, colour: str = "#222222") -> int:
+    lines = [line for line in figure.axes[0].lines if line.get_marker() == marker]
+    return sum(int(np.size(line.get_xdata())) for line in lines if line.get_color() == colour)
+
+
+def test_a_plot_shows_every_trial(gallery: Store) -> None:
+    for report in study_reports(gallery):
+        figure = study_figure(report, row(report))
+        trials = report.of_role("trial")
+        if not report.results:
+            assert figure is None
+            continue
+        assert figure is not None
+        finished = [trial for trial in trials if trial.score is not None]
+        assert marks(figure, "o") == len(finished)
+        assert marks(figure, "o", "white") == len(report.of_role("baseline"))
+        failed = {trial.request.d for trial in trials if trial.score is None}
+        assert marks(figure, "x") == len(failed)
+        low, high = figure.axes[0].get_ylim()
+        assert all(low < trial.score < high for trial in finished if trial.score is not None)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path: Path, gallery: Store) -> None:
+    """Through a results file, in another process, with another hash seed and matplotlibrc."""
+    write_report(gallery, tmp_path / "a")
+    export(gallery, tmp_path / "results.jsonl")
+    (tmp_path / "matplotlibrc").write_text("font.size: 20\naxes.grid: True\n")
+    code = (
+        "import sys; from pathlib import Path; from difficulty_bench.exchange import read;"
+        "from difficulty_bench.report import write_report;"
+        "write_report(read(Path('results.jsonl')), Path('b')); assert 'torch' not in sys.modules"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_json_and_csv_say_the_same(tmp_path: Path, gallery: Store) -> None:
+    paths = write_report(gallery, tmp_path, ["json", "csv"])
+    assert [path.name for path in paths] == ["difficulty.json", "difficulty.csv"]
+    as_json = json.loads(paths[0].read_text())
+    assert as_json == rows(gallery)
+    with paths[1].open(newline="") as file:
+        as_csv = list(csv.DictReader(file))
+    for one, other in zip(as_json, as_csv, strict=True):
+        for name in FIELDS:
+            assert other[name] == ("" if one[name] is None else str(one[name]))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, gallery: Store) -> str:
+    folder = tmp_path_factory.mktemp("page")
+    write_report(gallery, folder, ["md"])
+    text = (folder / "difficulty.md").read_text()
+    for path in re.findall(r"\]\(([^#)]+)\)", text):
+        assert (folder / path).is_file()
+    return text
+
+
+def test_the_page_links_every_row_to_what_it_rests_on(page: str, gallery: Store) -> None:
+    links = re.findall(r"\]\(#([^)]+)\)", page)
+    assert len(links) == len(rows(gallery)) == len(set(links))
+    assert sorted(links) == sorted(re.findall(r'<a id="([^"]+)"></a>', page))
+
+
+def test_every_table_is_rectangular(page: str) -> None:
+    lines = [re.sub(r"\\.", "", line) for line in page.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines} == {11}
+
+
+def test_the_page_says_what_a_sceptic_asks(page: str) -> None:
+    for words in (
+        *("What is not measured", "bench run --task known", "A Processor", "torch 2.13.0"),
+        *("4 × failed: diverged: loss is nan (d = 2, 16, 100)", "no better than the floor"),
+        *("150 local (outside)", "30 × 5, 120 × 5", "rule `paper`", "fresh"),
+    ):
+        assert words in page
+
+
+def test_text_from_outside_stays_text(tmp_path: Path) -> None:
+    evil = "<script>x</script> | [a](b)\n# heading `code`"
+    of = recorded.reading(name="a$b|c](d", notes=evil, settings=(f"notes={evil}",))
+    broken = replace(recorded.result(of, "trial", 9, 0, None), reason=evil)
+    native = replace(recorded.result(of, "baseline", 0, 0, 0.9), environment={"command": evil})
+    write_report(recorded.fill(Store.in_memory(), of, [native, broken]), tmp_path)
+    page = (tmp_path / "difficulty.md").read_text()
+    outside_code = re.sub(r"`[^`]*`", "", re.sub(r"\\.", "", page))
+    assert "<script" not in outside_code
+    assert "[a](b)" not in outside_code
+    assert not re.search(r"^# heading", page, re.MULTILINE)
+
+
+def test_an_empty_store_gives_a_page_that_says_so(tmp_path: Path) -> None:
+    write_report(Store.in_memory(), tmp_path)
+    assert "No study has been run yet" in (tmp_path / "difficulty.md").read_text()
+    assert json.loads((tmp_path / "difficulty.json").read_text()) == []
+
+
+def test_a_wrong_format_or_folder_is_one_line(tmp_path: Path, gallery: Store) -> None:
+    with pytest.raises(UsageError, match="did you mean 'json'"):
+        write_report(gallery, tmp_path, ["jsn"])
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ResourceError, match="cannot write"):
+        write_report(gallery, tmp_path / "out", ["csv"])
+
+
+def test_small_text() -> None:
+    assert [duration(s) for s in (0.5, 59.9, 90.0, 5400.0)] == [
+        "0.5 s",
+        "59.9 s",
+        "1.5 min",
+        "1.5 h",
+    ]
+    assert escape("a|b\n<c>") == r"a\|b \<c\>"
+    assert len(escape("x" * 1000)) == 300
+    assert code("a `b` | c") == "`a 'b' ¦ c`"
+
+
+def test_the_row_of_the_terminal(table: dict[str, dict[str, Any]]) -> None:
+    text = row_text(table["known"])
+    assert "known v1" in text
+    assert "150 local" in text
+    assert f"{table['known']['d_int90']} [" in text
+    assert "trials     40; " in text
+
+
+def test_a_file_is_enough_for_the_rows(tmp_path: Path, gallery: Store) -> None:
+    export(gallery, tmp_path / "results.jsonl")
+    with read(tmp_path / "results.jsonl") as source:
+        assert rows(source) == rows(gallery)
+    assert Request("trial", 100, 0) in gallery.outcomes(
+        next(r.study for r in gallery.studies() if r.task.name == "control")
+    )

@@ -1,0 +1,293 @@
+"""stable-baselines3's algorithms as agents: the same algorithms, in place, resumable."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import DQN, PPO
+from torch import Tensor, nn
+
+from agents import sb3, sb3_networks
+from agents.sb3_training import derive, reseed, schedule
+from agents.sb3_vec_env import GymnasiumVecEnv
+from difficulty_bench.context import Interrupted, TrialContext
+from difficulty_bench.errors import UsageError
+from difficulty_bench.problem import EnvironmentProblem, count_parameters
+from difficulty_bench.registry import Task
+from difficulty_bench.results import Request, TrialResult
+from difficulty_bench.subspace import SubspaceOptimizer
+from difficulty_bench.trial import Runtime, Trial, build_network, run_trial
+
+Keys = dict[str, Any]
+
+PPO_KEYS: Keys = {
+    "entry_point": "agents.sb3:ppo",
+    "total_timesteps": 640,
+    "n_envs": 4,
+    "n_steps": 16,
+    "n_epochs": 2,
+    "learning_rate": 0.01,
+}
+DQN_KEYS: Keys = {
+    "entry_point": "agents.sb3:dqn",
+    "total_timesteps": 1600,
+    "learning_rate": 0.001,
+    "buffer_size": 2000,
+    "target_update_interval": 50,
+}
+
+
+def make_task(agent: Keys, id: str = "CartPole-v1") -> Task:
+    return Task.model_validate(
+        {
+            "name": "test",
+            "version": 1,
+            "paradigm": "reinforcement",
+            "description": "an environment of the tests",
+            "problem": {"entry_point": "envs.control:make", "id": id, "eval_episodes": 5},
+            "network": {
+                "entry_point": "agents.networks:mlp",
+                **{"width": 8, "depth": 1, "activation": "tanh"},
+            },
+            "agent": agent,
+            "floor": 0.0,
+            "search": {"d_max": 50},
+        }
+    )
+
+
+def run(agent: Keys, d: int = 0, **runtime: Any) -> TrialResult:
+    return run_trial(Trial(make_task(agent), Request("trial", d, 0)), Runtime(**runtime))
+
+
+class Setting:
+    """What run_trial hands to an agent, kept within reach."""
+
+    def __init__(self, agent: Keys, d: int = 0, id: str = "CartPole-v1", **runtime: Any):
+        self.task = make_task(agent, id)
+        trial = Trial(self.task, Request("trial", d, 0, lr_scale=3.0))
+        self.streams = trial.streams
+        self.problem: EnvironmentProblem = self.task.problem()
+        self.network = build_network(self.task, self.problem, trial.streams.theta_0)
+        self.theta_0 = self.theta()
+        self.context = TrialContext(trial, count_parameters(self.network), Runtime(**runtime))
+
+    def theta(self) -> Tensor:
+        return nn.utils.parameters_to_vector(self.network.parameters()).detach().clone()
+
+    def train(self) -> torch.optim.Optimizer:
+        self.task.agent(self.problem, self.network, self.context)
+        assert self.context._optimizer is not None
+        return self.context._optimizer
+
+
+# The algorithms are SB3's
+
+
+def copy_weights(pairs: list[tuple[nn.Module, nn.Module]]) -> None:
+    for source, target in pairs:
+        target.load_state_dict(source.state_dict())
+
+
+def test_native_ppo_is_plain_ppo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights and seeds give the same weights after ten updates."""
+    setting = Setting(PPO_KEYS)
+    plain = PPO(
+        "MlpPolicy",
+        GymnasiumVecEnv(setting.problem.make_envs(4, derive(setting.streams.data, 0))),
+        learning_rate=0.03,  # the setting's lr_scale is in it
+        n_steps=16,
+        n_epochs=2,
+        policy_kwargs={"net_arch": {"pi": [8], "vf": [8]}},
+    )
+    actor, body = setting.network, plain.policy.mlp_extractor
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    copy_weights([(body.policy_net[0], actor[1]), (plain.policy.action_net, actor[3])])
+    copy_weights([(body.value_net[0], critic[1]), (plain.policy.value_net, critic[3])])
+    monkeypatch.setattr(sb3_networks, "make_critic", lambda *_: critic)
+    setting.train()
+    reseed(derive(setting.streams.agent, 0))
+    plain.learn(640)
+    torch.testing.assert_close(actor[1].state_dict(), body.policy_net[0].state_dict())
+    torch.testing.assert_close(actor[3].state_dict(), plain.policy.action_net.state_dict())
+    torch.testing.assert_close(critic[3].state_dict(), plain.policy.value_net.state_dict())
+
+
+def test_native_dqn_is_plain_dqn() -> None:
+    setting = Setting(DQN_KEYS)
+    plain = DQN(
+        "MlpPolicy",
+        GymnasiumVecEnv(setting.problem.make_envs(1, derive(setting.streams.data, 0))),
+        learning_rate=0.003,
+        buffer_size=2000,
+        target_update_interval=50,
+        policy_kwargs={"net_arch": [8], "activation_fn": nn.Tanh},
+    )
+    ours, theirs = setting.network, plain.q_net.q_net
+    copy_weights([(theirs[0], ours[1]), (theirs[2], ours[3])])
+    plain.q_net_target.load_state_dict(plain.q_net.state_dict())
+    setting.train()
+    seed = derive(setting.streams.agent, 0)
+    reseed(seed)
+    plain.action_space.seed(seed)
+    plain.learn(1600)
+    torch.testing.assert_close(ours[1].state_dict(), theirs[0].state_dict())
+    torch.testing.assert_close(ours[3].state_dict(), theirs[2].state_dict())
+
+
+# The subspace
+
+
+@pytest.mark.parametrize("agent", [PPO_KEYS, DQN_KEYS])
+def test_the_network_moves_in_place_within_its_subspace(agent: Keys) -> None:
+    setting = Setting(agent, d=5)
+    optimizer = setting.train()
+    assert isinstance(optimizer, SubspaceOptimizer)
+    assert optimizer.z.abs().min() > 0
+    expected = setting.theta_0 + optimizer.projection.project(optimizer.z)
+    torch.testing.assert_close(setting.theta(), expected)
+
+
+def test_a_native_critic_keeps_its_learning_rate_beside_a_scaled_z() -> None:
+    optimizer = Setting(PPO_KEYS, d=5).train()
+    policy, critic = optimizer.param_groups
+    assert policy["lr"] == critic["lr"] == 0.01
+    assert (policy["lr_scale"], critic["lr_scale"]) == (3.0, 1.0)
+    assert policy["eps"] == 1e-5
+    assert sum(p.numel() for p in critic["params"]) == 4 * 8 + 8 + 8 + 1
+
+
+def test_a_critic_in_the_subspace_comes_after_the_policy() -> None:
+    setting = Setting({**PPO_KEYS, "critic": "subspace"}, d=5)
+    optimizer = setting.train()
+    assert isinstance(optimizer, SubspaceOptimizer)
+    moved = optimizer.theta_0 + optimizer.projection.project(optimizer.z)
+    torch.testing.assert_close(setting.theta(), moved[: setting.context.D])
+    assert len(moved) == setting.context.D + 4 * 8 + 8 + 8 + 1
+
+
+def test_the_noise_of_continuous_actions_is_no_part_of_the_policy() -> None:
+    setting = Setting({**PPO_KEYS, "learning_rate": 0.001}, d=5, id="Pendulum-v1")
+    noise = setting.train().param_groups[1]["params"][-1].detach()
+    assert noise.shape == (1,)
+    assert noise.all()
+    assert setting.context.D == 3 * 8 + 8 + 8 + 1
+
+
+def test_the_critic_is_drawn_as_sb3_draws_it() -> None:
+    network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 2))
+    critic = sb3_networks.make_critic(network, torch.device("cpu"))
+    hidden, head = critic[0], critic[3]  # type: ignore[index]
+    torch.testing.assert_close(hidden.weight.T @ hidden.weight, 2 * torch.eye(4))
+    assert head.weight.shape == (1, 8)
+    assert head.weight.norm().item() == pytest.approx(1)
+    assert not head.bias.any()
+    assert network[3].weight.shape == (2, 8)
+
+
+def test_schedules_never_go_below_zero() -> None:
+    falling = schedule(0.2, "linear")
+    assert [falling(x) for x in (1.0, 0.5, 0.0, -0.1)] == [0.2, 0.1, 0.0, 0.0]
+    assert schedule(0.2, "constant")(-0.1) == 0.2
+
+
+# Randomness
+
+
+@pytest.mark.parametrize("agent", [PPO_KEYS, DQN_KEYS])
+def test_a_trial_repeats_whatever_ran_before_and_leaves_no_trace(agent: Keys) -> None:
+    first = run(agent, d=5)
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    again = run(agent, d=5)
+    assert (first.score, first.z, first.curve) == (again.score, again.z, again.curve)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+    assert before[2] == random.getstate()
+
+
+# Resumption
+
+
+class StopAfter:
+    """A stop event that is set from its `n`-th reading on."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize(("agent", "d"), [(PPO_KEYS, 0), (PPO_KEYS, 5), (DQN_KEYS, 5)])
+def test_an_interrupted_trial_goes_on_where_it_was(agent: Keys, d: int, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(agent, d, checkpoint_dir=tmp_path, stop=StopAfter(2))
+    (checkpoint,) = tmp_path.glob("*.pt")
+    saved = torch.load(checkpoint, weights_only=True)
+    result = run(agent, d, checkpoint_dir=tmp_path)
+    assert result.state == "complete"
+    assert result.steps == agent["total_timesteps"]
+    (reset,) = [point for point in result.curve if point[1] == "environments_reset"]
+    assert reset[0] == saved["steps"] == saved["state"]["num_timesteps"] > 0
+    steps = [step for step, name, _ in result.curve if name == "episodic_return"]
+    assert steps == sorted(set(steps))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("d", [0, 5])
+def test_weights_moments_and_schedule_survive_a_resumption(d: int, tmp_path: Path) -> None:
+    agent = {**PPO_KEYS, "lr_schedule": "linear"}
+    setting = Setting(agent, d, checkpoint_dir=tmp_path, stop=StopAfter(5))
+    with pytest.raises(Interrupted):
+        setting.train()
+    # stop again at once: the second checkpoint is the first, saved by the resumed training
+    resumed = Setting(agent, d, checkpoint_dir=tmp_path, stop=StopAfter(2))
+    with pytest.raises(Interrupted):
+        resumed.train()
+    assert resumed.context.steps == setting.context.steps + 64
+    optimizer = resumed.context._optimizer
+    assert optimizer is not None
+    remaining = 1 - resumed.context.steps / 640
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(
+        resumed.context.learning_rate(0.01) * remaining
+    )
+    steps_taken = {float(entry["step"]) for entry in optimizer.state_dict()["state"].values()}
+    assert steps_taken == {resumed.context.steps / 64 * 2}  # 2 epochs of one minibatch a rollout
+
+
+def test_a_large_replay_buffer_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sb3, "MAX_SAVED_REPLAY_BYTES", 1000)
+    with pytest.raises(Interrupted):
+        run(DQN_KEYS, 5, checkpoint_dir=tmp_path, stop=StopAfter(2))
+    assert not list(tmp_path.iterdir())
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("agent", "id", "says"),
+    [
+        (DQN_KEYS, "Pendulum-v1", "Pendulum-v1: DQN .* use agents.sb3:ppo"),
+        ({**PPO_KEYS, "batch_size": 60}, "CartPole-v1", "batch_size = 60 does not divide"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(agent: Keys, id: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        Setting(agent, id=id).train()
+
+
+def test_a_data_set_is_no_environment() -> None:
+    setting = Setting(PPO_KEYS)
+    data: Any = object()
+    with pytest.raises(UsageError, match="'ppo' needs environments"):
+        sb3.ppo(data, setting.network, setting.context, total_timesteps=1)

@@ -1,0 +1,179 @@
+"""Supervised problems: what they promise about their splits, and the toy's known answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from difficulty_bench.errors import ResourceError, UsageError
+from difficulty_bench.problem import SupervisedProblem
+from difficulty_bench.projection import make as make_projection
+from envs import catalogue, cifar10, digits, mnist, synthetic
+
+DIGITS_LABELS = [6, 6, 6, 2, 5, 6, 6, 2]  # the first training labels: the split never moves
+
+
+def counts(labels: Tensor) -> list[int]:
+    return torch.bincount(labels, minlength=10).tolist()
+
+
+def rows(x: Tensor) -> set[bytes]:
+    return {row.numpy().tobytes() for row in x}
+
+
+# The toy.
+
+
+@given(st.integers(1, 300).flatmap(lambda D: st.tuples(st.just(D), st.integers(1, D))))
+def test_toy_groups_share_all_parameters_evenly(pair: tuple[int, int]) -> None:
+    D, constraints = pair
+    x, y = synthetic.make(D=D, constraints=constraints).splits["train"]
+    assert x.shape == (constraints, D)
+    assert torch.equal(x.sum(0), torch.ones(D, dtype=torch.long))  # each parameter in one group
+    assert int(x.sum(1).max() - x.sum(1).min()) <= 1
+    assert y.flatten().tolist() == list(range(1, constraints + 1))
+
+
+def test_toy_loss_is_zero_exactly_at_a_solution() -> None:
+    problem = synthetic.make(D=7, constraints=3)
+    x, y = problem.splits["test"]
+    theta = torch.linalg.pinv(x.float()) @ y  # (7, 1)
+    assert problem.score(x.float() @ theta, y) == pytest.approx(1)
+    assert problem.score(x.float() @ theta + 1, y) == pytest.approx(math.exp(-3))
+    assert float(problem.loss(x.float() @ theta + 1, y)) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("family", ["dense", "sparse", "fastfood", "hashed"])
+@pytest.mark.parametrize(("D", "constraints"), [(1000, 10), (317, 7), (640, 16)])
+def test_toy_needs_exactly_as_many_dimensions_as_constraints(
+    family: str, D: int, constraints: int
+) -> None:
+    """theta_0 + P z can meet the constraints iff x P (constraints, d) has full row rank."""
+    x = synthetic.make(D=D, constraints=constraints).splits["train"][0].double()
+    for d in (constraints - 1, constraints, constraints + 1):
+        ranks = []
+        for seed in range(5):
+            P = make_projection(family, D, d, seed)
+            columns = torch.stack([P.project(unit) for unit in torch.eye(d)], dim=1)  # (D, d)
+            ranks.append(int(torch.linalg.matrix_rank(x @ columns.double())))
+        assert sorted(ranks)[2] == min(d, constraints)  # the median subspace
+
+
+def test_toy_refuses_more_constraints_than_parameters() -> None:
+    with pytest.raises(UsageError, match=r"problem\.constraints = 11 is above problem\.D = 10"):
+        synthetic.make(D=10, constraints=11)
+
+
+# Data sets.
+
+
+def test_digits_splits_are_disjoint_and_fixed() -> None:
+    splits = digits.make().splits
+    assert [len(splits[name][0]) for name in ("train", "validation", "test")] == [1047, 250, 500]
+    assert sum(len(rows(x)) for x, _ in splits.values()) == 1797  # all distinct, none shared
+    assert all(min(counts(y)) > 0.07 * len(y) for _, y in splits.values())
+    assert splits["train"][1][:8].tolist() == DIGITS_LABELS
+    assert splits["train"][0].dtype == torch.uint8
+    assert float(digits.make().prepare(splits["train"][0]).max()) == 1
+
+
+def test_mnist_splits_are_the_published_rows(mnist_files: None) -> None:
+    splits = mnist.make().splits
+    train, validation, test = (splits[name] for name in ("train", "validation", "test"))
+    assert [tuple(x.shape) for x, _ in (train, validation, test)] == [
+        (50_000, 1, 28, 28),
+        (10_000, 1, 28, 28),
+        (10_000, 1, 28, 28),
+    ]
+    both = torch.cat([train[1], validation[1]])
+    assert counts(both) == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert counts(test[1]) == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert train[1][:5].tolist() == [5, 0, 4, 1, 9]
+    pixels = torch.cat([train[0], validation[0]]).double() / 255
+    assert float(pixels.mean()) == pytest.approx(0.1307, abs=5e-5)
+    assert float(pixels.std()) == pytest.approx(0.3081, abs=5e-5)
+
+
+def test_mnist_pixels_go_through_one_permutation(mnist_files: None) -> None:
+    plain, shuffled = mnist.make().splits, mnist.make(shuffled_pixels=True).splits
+    again = mnist.make(shuffled_pixels=True).splits
+    other = mnist.make(shuffled_pixels=True, pixel_seed=1).splits
+    for name in ("train", "validation", "test"):
+        x, y = (pair[:300] for pair in plain[name])
+        z = shuffled[name][0][:300]
+        assert torch.equal(y, shuffled[name][1][:300])
+        assert torch.equal(x.flatten(1).sort(1).values, z.flatten(1).sort(1).values)
+        # A pixel's values over 300 images are moved as one column: equal as sets of columns.
+        assert rows(x.flatten(1).T.contiguous()) == rows(z.flatten(1).T.contiguous())
+        assert not torch.equal(x, z)
+        assert torch.equal(z, again[name][0][:300])
+        assert not torch.equal(z, other[name][0][:300])
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.1])
+def test_memorised_labels_carry_nothing_of_the_images(mnist_files: None, fraction: float) -> None:
+    problem = mnist.memorise(fraction=fraction)
+    x, y = problem.splits["train"]
+    true_x, true_y = mnist.make().splits["train"]
+    n = round(50_000 * fraction)
+    assert len(x) == len(y) == n
+    assert torch.equal(x, true_x[:n])
+    assert counts(y) == counts(true_y[:n])  # permuted, not drawn
+    assert float((y == true_y[:n]).double().mean()) == pytest.approx(0.1, abs=0.015)
+    assert torch.equal(y, mnist.memorise(fraction=fraction).splits["train"][1])
+    assert problem.metric == "train_accuracy"
+    assert problem.splits["test"][0] is x
+
+
+def test_cifar10_splits_are_the_published_rows(cifar10_files: None) -> None:
+    problem = cifar10.make()
+    (x, y), (validation_x, _), (test_x, test_y) = (
+        problem.splits[name] for name in ("train", "validation", "test")
+    )
+    assert (tuple(x.shape), tuple(test_x.shape)) == ((50_000, 3, 32, 32), (10_000, 3, 32, 32))
+    assert counts(y) == [5000] * 10
+    assert counts(test_y) == [1000] * 10
+    assert y[:5].tolist() == [6, 9, 9, 4, 1]
+    assert x.dtype == torch.uint8
+    means = [float(x[:, channel].double().mean()) / 255 for channel in range(3)]
+    assert means == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
+    assert torch.equal(validation_x, x[45_000:])
+
+
+def test_a_trial_judged_on_cifar10s_validation_rows_never_trains_on_them(
+    cifar10_files: None,
+) -> None:
+    problem = cifar10.make()
+    assert len(problem.training_pair("test")[0]) == 50_000
+    kept, _ = problem.training_pair("validation")
+    held_out, _ = problem.splits["validation"]
+    assert len(kept) == 45_000
+    assert kept.data_ptr() + kept.nbytes == held_out.data_ptr()  # the rows right behind
+
+
+# Absent data.
+
+
+@pytest.mark.parametrize("make", [mnist.make, mnist.memorise, cifar10.make])
+def test_a_problem_is_made_without_its_data_and_says_what_is_missing(
+    make: Callable[[], SupervisedProblem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(catalogue.VARIABLE, str(tmp_path))
+    problem = make()
+    line = problem.missing()
+    assert line is not None
+    assert "bench data fetch" in line
+    with pytest.raises(ResourceError, match="bench data fetch"):
+        _ = problem.splits
+
+
+def test_the_embedded_problems_need_nothing() -> None:
+    assert synthetic.make().missing() is None
+    assert digits.make().missing() is None
