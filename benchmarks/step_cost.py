@@ -4,8 +4,8 @@
 
 One core, batch 128: zero_grad, forward, cross-entropy, backward, optimiser step. Native and
 subspace steps alternate in short turns, so that what else the machine does, and its clock, meet
-both; times are CPU time of the one thread, ratios are of medians, and the quartiles of the ratios
-of single turns say how far to trust them.
+both. Times are CPU time of the one thread; a ratio is the median over pairs of turns, and its
+quartiles say how far to trust it.
 """
 
 from __future__ import annotations
@@ -83,29 +83,27 @@ def turn(step: Callable[[], None]) -> list[float]:
     return times
 
 
-def compare(native: Callable[[], None], subspace: Callable[[], None], budget_s: float) -> Any:
-    """Median step times and their ratio, from alternating turns for about `budget_s`."""
+def compare(native: Callable[[], None], subspace: Callable[[], None], turns: int) -> dict[str, Any]:
+    """Median step times, and the median and quartiles of the ratio over pairs of turns."""
     for step in (native, subspace):
         turn(step)
-    turns: list[tuple[list[float], list[float]]] = []
-    end = time.monotonic() + budget_s
-    while len(turns) < 8 or time.monotonic() < end:
-        turns.append((turn(native), turn(subspace)))
-    native_s, subspace_s = (
-        statistics.median(t for pair in turns for t in pair[side]) for side in (0, 1)
-    )
-    ratios = [statistics.median(b) / statistics.median(a) for a, b in turns]
-    low, _, high = statistics.quantiles(ratios, n=4)
+    times: dict[Callable[[], None], list[list[float]]] = {native: [], subspace: []}
+    for i in range(turns):
+        for step in (native, subspace) if i % 2 else (subspace, native):
+            times[step].append(turn(step))
+    pairs = zip(times[native], times[subspace], strict=True)
+    ratios = [statistics.median(after) / statistics.median(before) for before, after in pairs]
+    low, middle, high = statistics.quantiles(ratios, n=4)
     return {
-        "native_ms": 1e3 * native_s,
-        "subspace_ms": 1e3 * subspace_s,
-        "ratio": subspace_s / native_s,
+        "native_ms": 1e3 * statistics.median(itertools.chain(*times[native])),
+        "subspace_ms": 1e3 * statistics.median(itertools.chain(*times[subspace])),
+        "ratio": middle,
         "ratio_quartiles": [low, high],
-        "steps": TURN * len(turns),
+        "turns": turns,
     }
 
 
-def measure(networks: list[str], names: list[str], budget_s: float) -> Iterator[dict[str, Any]]:
+def measure(networks: list[str], names: list[str], turns: int) -> Iterator[dict[str, Any]]:
     for key in networks:
         torch.manual_seed(0)
         net = NETWORKS[key]()
@@ -117,7 +115,7 @@ def measure(networks: list[str], names: list[str], budget_s: float) -> Iterator[
                 twin = copy.deepcopy(net)
                 native = training_step(net, torch.optim.Adam(net.parameters(), lr=1e-3))
                 inside = SubspaceOptimizer(twin.parameters(), d=d, seed=0, projection=name, lr=1e-3)
-                row = compare(native, training_step(twin, inside), budget_s)
+                row = compare(native, training_step(twin, inside), turns)
                 goal = GOALS.get((key, name))
                 met = None if goal is None else row["ratio"] <= goal
                 yield {"network": key, "D": D, "projection": name, "d": d, **row} | {
@@ -165,12 +163,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--projection", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--budget-s", type=float, default=2.0, help="seconds a row (default 2)")
+    parser.add_argument("--turns", type=int, default=40, help="pairs of turns a row (default 40)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers")
     options = parser.parse_args()
     torch.set_num_threads(1)
     machine = hardware()
-    rows = list(measure(options.network, options.projection, options.budget_s))
+    rows = list(measure(options.network, options.projection, options.turns))
     print(markdown(rows, machine))
     missed = [row for row in rows if row["met"] is False]
     for row in missed:

@@ -64,16 +64,16 @@ class Location:
     censored: str | None
 
 
-def locate(solvable: Solvable, tested: Dims, d_min: int, d_max: int) -> Location:
+def locate(solvable: Solvable, tested: Dims, d_min: int, d_max: int, tail: float = TAIL) -> Location:
     """Read the crossing off G = `solvable` between the smallest and largest of `tested`.
 
     The upper end needs no assumption: p(d) >= 1/2 surely, so the smallest such d is at most d.
     The lower end uses that p rises with d: p(d) < 1/2 surely, so the crossing lies above d.
     """
     first, last = int(tested.min()), int(tested.max())
-    d, G = _tabulate(solvable, first, last)
-    low = _after_last(G <= TAIL)
-    high = _first(G >= 1.0 - TAIL, low)
+    d, G = _tabulate(solvable, first, last, tail)
+    low = _after_last(G <= tail)
+    high = _first(G >= 1.0 - tail, low)
     middle = _first(G >= 0.5, low)
     ci_high = None if high is None else int(d[high])
     if middle is None:
@@ -86,14 +86,14 @@ def locate(solvable: Solvable, tested: Dims, d_min: int, d_max: int) -> Location
     return Location(int(d[middle]), ci_low, ci_high, None)
 
 
-def _tabulate(solvable: Solvable, first: int, last: int) -> tuple[Dims, Array]:
+def _tabulate(solvable: Solvable, first: int, last: int, tail: float) -> tuple[Dims, Array]:
     """G on a geometric grid of integers, refined in the cells where it passes a level."""
     d = geometric(first, last, STEP)
     G = solvable(d)
     extra = [
         np.unique(np.linspace(d[i], d[i + 1], FINE).round().astype(np.int64))[1:-1]
         for i in range(len(d) - 1)
-        if any((G[i] < level) != (G[i + 1] < level) for level in (TAIL, 0.5, 1.0 - TAIL))
+        if any((G[i] < level) != (G[i + 1] < level) for level in (tail, 0.5, 1.0 - tail))
     ]
     if not extra:
         return d, G

@@ -33,9 +33,8 @@ class FlatParameters:
 
     def bind(self, values: Tensor) -> None:
         """Make every parameter a view of `values` (D,)."""
-        self.values, self.gradient = values, torch.zeros_like(values)
+        self.values = values
         sizes = [p.numel() for p in self.params]
-        self._slices = torch.split(self.gradient, sizes)
         for p, part in zip(self.params, torch.split(values, sizes), strict=True):
             p.data = part.view(p.shape)
         self.written()
@@ -56,19 +55,14 @@ class FlatParameters:
         """Distrust the addresses: after a copy or in another process they mean nothing."""
         self._marks = []
 
-    def gather_gradient(self) -> Tensor | None:
-        """The gradients as one (D,) tensor, missing ones as zero; None where all are missing."""
-        found, grads = [], []
-        for p, part in zip(self.params, self._slices, strict=True):
-            if p.grad is None:
-                part.zero_()
-            else:
-                found.append(part.view(p.shape))
-                grads.append(p.grad)
-        if not grads:
+    def gradients(self) -> list[Tensor] | None:
+        """Flat gradients whose concatenation is (D,), a missing one as zeros; None if all miss."""
+        if all(p.grad is None for p in self.params):
             return None
-        torch._foreach_copy_(found, grads)
-        return self.gradient
+        return [
+            torch.zeros_like(p).view(-1) if p.grad is None else p.grad.reshape(-1)
+            for p in self.params
+        ]
 
 
 def as_groups(params: Iterable[Any], lr_scale: float) -> list[Group]:

@@ -206,6 +206,14 @@ def test_shift_adds_the_product_to_theta_0(name: str, D: int, d: int) -> None:
 
 
 @families
+@pytest.mark.parametrize("D", [1000, 50_000])
+def test_pull_takes_the_gradient_in_parts(name: str, D: int) -> None:
+    P, g = make(name, D, 30, seed=14), torch.randn(D)
+    parts = g.split([1, 400, D - 500, 99])
+    torch.testing.assert_close(P.pull(parts), P.project_transposed(g), atol=1e-4, rtol=1e-4)
+
+
+@families
 def test_copies_are_equal(name: str) -> None:
     P, z = make(name, 300, 20, seed=13), torch.randn(20)
     assert torch.equal(copy.deepcopy(P).project(z), P.project(z))

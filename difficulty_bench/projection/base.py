@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -29,7 +30,7 @@ class Projection(ABC):
     - `to(device, dtype)` moves it in place and returns it; results stay equal to rounding.
     - Memory is what `nbytes` says: O(D d) dense, O(nonzeros) sparse, O(D + d) for the others.
     - `project` and `project_transposed` return new tensors, keep no state, wait for no device and
-      are differentiable; `shift` is `theta_0 + project(z)`.
+      are differentiable; `shift` and `pull` are the same products as a step needs them.
     """
 
     name: str
@@ -56,6 +57,13 @@ class Projection(ABC):
         Called once a training step, without gradients: a family saves temporaries here.
         """
         return torch.add(theta_0, self.project(z), out=out)
+
+    def pull(self, parts: Sequence[Tensor]) -> Tensor:
+        """P^T g -> (d,), for g given as flat tensors whose concatenation is (D,).
+
+        Also called once a training step: a family that needs no g in one piece saves the copy.
+        """
+        return self.project_transposed(torch.cat(list(parts)))
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ class Fastfood(Projection):
 
     def project_transposed(self, g: Tensor) -> Tensor:
         w = rotate_right(self._pad(g, len(self.slot)), self.factors, self.H)  # (n, blocks)
-        u = select_transposed(w, self.slot, self.n)  # (n,)
+        u = select_transposed([w], self.slot, self.n)  # (n,)
         return rotate_left(u, self.factors, self.H)[: self.d] * self.b
 
     def tensors(self) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from .base import Projection
+
+_LARGE = 1 << 15  # from this D on, a pass over each tensor costs less than gathering them first
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,10 +38,15 @@ class Hashed(Projection):
         return select(z * self.scale, self.slot)
 
     def project_transposed(self, g: Tensor) -> Tensor:
-        return select_transposed(g, self.slot, self.d) * self.scale
+        return select_transposed([g], self.slot, self.d) * self.scale
 
     def shift(self, theta_0: Tensor, z: Tensor, out: Tensor) -> Tensor:
         return torch.index_select(both_signs(z * self.scale), 0, self.slot, out=out).add_(theta_0)
+
+    def pull(self, parts: Sequence[Tensor]) -> Tensor:
+        if self.D < _LARGE or self.slot.is_cuda:
+            return super().pull(parts)
+        return select_transposed(parts, self.slot, self.d) * self.scale
 
     def tensors(self) -> dict[str, Tensor]:
         return {"slot": self.slot, "scale": self.scale}
@@ -66,12 +74,14 @@ def select(u: Tensor, slot: Tensor) -> Tensor:
     return both_signs(u).index_select(0, slot)
 
 
-def select_transposed(g: Tensor, slot: Tensor, m: int) -> Tensor:
-    """S^T g: (N,) -> (m,).
+def select_transposed(parts: Sequence[Tensor], slot: Tensor, m: int) -> Tensor:
+    """S^T g -> (m,), for g given as flat tensors whose concatenation is (N,).
 
     The sums run in the order of the rows on a CPU, so results repeat exactly; on CUDA they do
     where `torch.use_deterministic_algorithms(True)` is set. Twice as fast in a training step as
     a gather by columns and a sum, whose temporaries leave the cache.
     """
-    sums = g.new_zeros(2 * m).scatter_add(0, slot, g)  # (2 m,)
+    sums = parts[0].new_zeros(2 * m)
+    for part, place in zip(parts, torch.split(slot, [len(g) for g in parts]), strict=True):
+        sums.scatter_add_(0, place, part)
     return sums[:m] - sums[m:]
