@@ -21,19 +21,21 @@ LEAST = 3  # seeds; METHOD.md, section 2
 
 @dataclass(frozen=True)
 class Baseline:
-    """Mean and spread (n - 1; None for a single trial) of the native scores."""
+    """Mean and spread (n - 1; None for a single trial) of the n native scores.
+
+    `error2` is the squared standard error of the mean with `dof` degrees of freedom, from the
+    spread of the seeds that every study runs: the search adds further ones where the spread is
+    large, and a spread that decided this cannot be averaged with them (Stein 1945).
+    """
 
     mean: float
     sd: float | None
     n: int
-
-    @property
-    def variance(self) -> float:
-        """Squared standard error of the mean; 0 for a single trial, which does not know it."""
-        return 0.0 if self.sd is None else self.sd**2 / self.n
+    error2: float
+    dof: int
 
     def lower_bound(self) -> float:
-        return float(self.mean - stdtrit(self.n - 1, CONFIDENCE) * np.sqrt(self.variance))
+        return float(self.mean - stdtrit(self.dof, CONFIDENCE) * np.sqrt(self.error2))
 
 
 def measure_baseline(task: Task, outcomes: Mapping[Request, Outcome]) -> Baseline | None:
@@ -52,11 +54,17 @@ def measure_baseline(task: Task, outcomes: Mapping[Request, Outcome]) -> Baselin
         )
     if not scores:
         return None
-    sd = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
-    baseline = Baseline(float(np.mean(scores)), sd, len(scores))
+    baseline = _summary(scores, scores[: task.baseline_seeds])
     if len(scores) >= max(LEAST, task.baseline_seeds):
         _require_above_floor(task, baseline, scores)
     return baseline
+
+
+def _summary(scores: list[float], first: list[float]) -> Baseline:
+    n = len(scores)
+    sd, first_sd = (float(np.std(s, ddof=1)) if len(s) > 1 else None for s in (scores, first))
+    error2 = 0.0 if first_sd is None else first_sd**2 / n
+    return Baseline(float(np.mean(scores)), sd, n, error2, max(1, len(first) - 1))
 
 
 def _require_above_floor(task: Task, baseline: Baseline, scores: list[float]) -> None:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 Array = NDArray[np.float64]
 Dims = NDArray[np.int64]
 Solvable = Callable[[Dims], Array]
 
 TAIL = 0.025  # outside each end of a 95% interval
-STEP = 1.08  # ratio of the coarse grid of d; the fine one has a ratio of 1.006 or every integer
-FINE = 13
+COARSE, FINE = 1.2, 1.01  # ratios of the grids of d on which G is computed ...
+CELLS = 40  # ... the fine one with so many cells at most
+SURE = 4.0  # normal quantile of G beyond which no crossing is looked for
 
 ABOVE = "> d_max"
 BELOW = "<= d_min"
@@ -64,56 +66,62 @@ class Location:
     censored: str | None
 
 
-def locate(solvable: Solvable, tested: Dims, d_min: int, d_max: int, tail: float = TAIL) -> Location:
+def locate(solvable: Solvable, tested: Dims, d_min: int, d_max: int) -> Location:
     """Read the crossing off G = `solvable` between the smallest and largest of `tested`.
 
     The upper end needs no assumption: p(d) >= 1/2 surely, so the smallest such d is at most d.
     The lower end uses that p rises with d: p(d) < 1/2 surely, so the crossing lies above d.
     """
-    first, last = int(tested.min()), int(tested.max())
-    d, G = _tabulate(solvable, first, last, tail)
-    low = _after_last(G <= tail)
-    high = _first(G >= 1.0 - tail, low)
-    middle = _first(G >= 0.5, low)
-    ci_high = None if high is None else int(d[high])
+    d, z = _tabulate(solvable, np.unique(tested))
+    first, last = int(d[0]), int(d[-1])
+    sure = np.flatnonzero(z <= ndtri(TAIL))  # below the crossing
+    start = int(sure[-1]) + 1 if len(sure) else 0
+    high = _integer(d, z, ndtri(1.0 - TAIL), start)
+    middle = _integer(d, z, 0.0, start)
+    low = _integer(d, z, ndtri(TAIL), start)
     if middle is None:
-        reached = last >= d_max
-        bound = int(d[min(low, len(d) - 1)]) if low else None
-        return Location(None, bound, ci_high, ABOVE if reached else UNFINISHED)
-    if middle == 0:
-        return Location(None, None, ci_high, BELOW if first <= d_min else UNFINISHED)
-    ci_low = int(d[low]) if low or first <= d_min else None
-    return Location(int(d[middle]), ci_low, ci_high, None)
+        state = ABOVE if last >= d_max else UNFINISHED
+        return Location(None, (low or last) if start else None, high, state)
+    if middle == first:
+        return Location(None, None, high, BELOW if first <= d_min else UNFINISHED)
+    return Location(middle, low if start or first <= d_min else None, high, None)
 
 
-def _tabulate(solvable: Solvable, first: int, last: int, tail: float) -> tuple[Dims, Array]:
-    """G on a geometric grid of integers, refined in the cells where it passes a level."""
-    d = geometric(first, last, STEP)
-    G = solvable(d)
-    extra = [
-        np.unique(np.linspace(d[i], d[i + 1], FINE).round().astype(np.int64))[1:-1]
-        for i in range(len(d) - 1)
-        if any((G[i] < level) != (G[i + 1] < level) for level in (tail, 0.5, 1.0 - tail))
-    ]
-    if not extra:
-        return d, G
-    fine = np.concatenate(extra)
-    d, G = np.concatenate([d, fine]), np.concatenate([G, solvable(fine)])
-    order = np.argsort(d)
-    return d[order], G[order]
+def _tabulate(solvable: Solvable, tested: Dims) -> tuple[Dims, Array]:
+    """Integers d and the normal quantile of G(d), close where the crossing may be."""
+    d = np.union1d(tested, geometric(int(tested[0]), int(tested[-1]), COARSE))
+    z = _quantile(solvable(d))
+    open_ = np.flatnonzero(np.abs(z) < SURE)
+    if len(open_) == 0:  # a step between neighbours of this grid
+        open_ = np.flatnonzero(np.diff(np.sign(z)))
+    if len(open_) == 0:
+        return d, z
+    low, high = int(d[max(open_[0] - 1, 0)]), int(d[min(open_[-1] + 1, len(d) - 1)])
+    extra = np.setdiff1d(geometric(low, high, max(FINE, (high / low) ** (1 / CELLS))), d)
+    if len(extra) == 0:
+        return d, z
+    both, order = np.concatenate([d, extra]), np.argsort(np.concatenate([d, extra]))
+    return both[order], np.concatenate([z, _quantile(solvable(extra))])[order]
+
+
+def _integer(d: Dims, z: Array, level: float, start: int) -> int | None:
+    """Smallest integer at which z, linear in log d between its nodes, exceeds `level`."""
+    above = np.flatnonzero(z[start:] > level)
+    if len(above) == 0:
+        return None
+    i = start + int(above[0])
+    if i == 0 or d[i] - d[i - 1] == 1 or z[i - 1] > level:
+        return int(d[i])
+    share = (level - z[i - 1]) / (z[i] - z[i - 1])
+    x = np.log(d[i - 1]) + share * np.log(d[i] / d[i - 1])
+    return int(min(max(np.ceil(np.exp(x)), d[i - 1] + 1), d[i]))
+
+
+def _quantile(G: Array) -> Array:
+    return np.asarray(ndtri(np.clip(G, 1e-12, 1.0 - 1e-12)))
 
 
 def geometric(first: int, last: int, ratio: float) -> Dims:
     """Distinct integers from first to last, `ratio` apart or one apart where that is more."""
     n = max(2, int(np.ceil(np.log(last / first) / np.log(ratio))) + 1)
     return np.unique(np.geomspace(first, last, n).round().astype(np.int64))
-
-
-def _first(condition: NDArray[np.bool_], start: int) -> int | None:
-    index = np.flatnonzero(condition[start:])
-    return start + int(index[0]) if len(index) else None
-
-
-def _after_last(condition: NDArray[np.bool_]) -> int:
-    index = np.flatnonzero(condition)
-    return int(index[-1]) + 1 if len(index) else 0

@@ -1,53 +1,51 @@
 """The `score` likelihood: the mean score as a smooth random curve of x = log d.
 
-With normalised scores y of trials j at d_i,
+Universal kriging (Rasmussen & Williams 2006, section 2.7): with normalised scores y,
 
-    y_ij = b0 + b1 F((x_i - c) / w) + g(x_i) + e_ij,   e_ij ~ N(0, s^2),   g ~ GP(0, s^2 r^2 k_l)
+    y_ij = b0 + b1 (x_i - xbar) + g(x_i) + e_ij,   e_ij ~ N(0, s^2),   g ~ GP(0, s^2 r^2 k_l)
 
-a logistic F that rises about the threshold, plus a departure g from it, of Matern-5/2 kernel k
-with length l. b has a flat prior and s^2 a weak inverse-gamma one, so that given (c, w, r, l) the
-curve at any x is Student-t; those four run over a grid and are averaged with their marginal
-likelihoods (Rasmussen & Williams 2006, sections 2.7 and 5.4). See docs/estimate.md.
+where k_l is the Matern-5/2 kernel with length l, b has a flat prior and s^2 a weak inverse-gamma
+one, so that given (r, l) the curve at any x is Student-t. (r, l) run over a small grid and are
+averaged with their marginal likelihoods. r = 0 is a straight line, whose interval for the crossing
+is Fieller's. See docs/estimate.md.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, stdtr
+from scipy.special import stdtr
 
 Array = NDArray[np.float64]
-env=lambda k,d: eval(os.environ.get(k,d))
 
-WIDTHS = env("WS","(0.03,0.06, 0.12, 0.25, 0.5, 1.0, 2.0)")  # w, in units of log d
-LENGTHS = env("LEN","(0.2, 0.6, 1.8)")  # l, in units of log d
-RATIOS = env("RAT","(2.0, 6.0, 20.0)")  # r: how far the curve departs from F, in spreads of a trial
-PLAIN = env("PLAIN",".5")  # prior probability of no departure
-PRIOR_DOF = env("PD","1.0")  # the spread's prior is worth one trial ...
+import os
+LENGTHS = eval(os.environ.get("LEN","(0.2, 0.4, 0.8, 1.6, 3.2)"))  # l, in units of log d: factors of 1.2 to 25 in d
+RATIOS = (1.0, 3.0, 9.0, 27.0, 81.0)
+AMP=float(os.environ.get("AMP",".3")); AMPSD=float(os.environ.get("AMPSD","1")); MAT=os.environ.get("MAT","52")
+PRIOR_DOF = float(os.environ.get("PD","1"))  # the spread's prior is worth one trial ...
 PRIOR_SPREAD = 0.01  # ... of this spread in normalised score: METHOD.md's seeds on MNIST
 OUTLIER = 3.0  # spreads; a score further from the curve counts as that far
 MIN_TRIALS = 5  # below this, and at a single d, the curve says less than the pass bits
 ROUNDS = 8
-DROP = 3e-3  # weight below which a hypothesis cannot move a 95% interval
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Posterior of the mean score; h runs over hypotheses (c, w, r, l), i over the m distinct d."""
+    """Posterior of the mean score; h runs over (r, l), i over the m distinct d.
+
+    `moments(x)` gives, for each h, the location and squared scale of a Student-t with `dof`.
+    """
 
     x: Array  # (m,) log d
-    centre: Array  # (h,) c
-    scale: Array  # (h,) w
-    length: Array  # (h,) l
+    length: Array  # (h,)
     power: Array  # (h,) r^2
     inverse: Array  # (h, m, m) of r^2 k + diag(1 / n)
     beta: Array  # (h, 2)
     beta_cov: Array  # (h, 2, 2), in units of spread2
-    alpha: Array  # (h, m) inverse @ residual from the basis
+    alpha: Array  # (h, m) inverse @ residual from the line
     spread2: Array  # (h,) s^2
     weight: Array  # (h,) posterior
     dof: float
@@ -57,26 +55,29 @@ class Curve:
         return self.power[:, None, None] * matern(x[:, None] - self.x, self.length)
 
     def _basis(self, x: Array) -> Array:
-        return basis(x, self.centre, self.scale)  # (h, X, 2)
+        return np.stack([np.ones_like(x), x - self.x.mean()], axis=-1)  # (X, 2)
 
     def moments(self, x: Array) -> tuple[Array, Array]:
         """Location (h, X) and squared scale (h, X) of the mean score at log d = x (X,)."""
         k, H = self._cross(x), self._basis(x)
         kc = k @ self.inverse  # (h, X, m)
         r = H - kc @ self._basis(self.x)  # (h, X, 2)
-        mean = (H @ self.beta[:, :, None] + k @ self.alpha[:, :, None])[..., 0]
+        mean = (H @ self.beta[:, :, None])[..., 0] + (k @ self.alpha[:, :, None])[..., 0]
         q = self.power[:, None] - (kc * k).sum(-1) + ((r @ self.beta_cov) * r).sum(-1)
         return mean, self.spread2[:, None] * np.maximum(q, 1e-12)
 
-    def covariance(self, a: Array, b: Array) -> Array:
-        """Posterior covariance (A, B) of the mean score under the likeliest hypothesis."""
-        h = int(self.weight.argmax())
-        ka, kb = self._cross(a)[h], self._cross(b)[h]
-        prior = self.power[h] * matern(a[:, None] - b, self.length[h : h + 1])[0]
-        ra = self._basis(a)[h] - ka @ self.inverse[h] @ self._basis(self.x)[h]
-        rb = self._basis(b)[h] - kb @ self.inverse[h] @ self._basis(self.x)[h]
-        inner = prior - ka @ self.inverse[h] @ kb.T + ra @ self.beta_cov[h] @ rb.T
-        return np.asarray(self.spread2[h] * inner)
+    def covariance(self, x: Array) -> Array:
+        """Posterior covariance (X, X) of the mean score, between hypotheses and within them."""
+        k, H = self._cross(x), self._basis(x)
+        kc = k @ self.inverse
+        r = H - kc @ self._basis(self.x)
+        T = (0, 2, 1)
+        prior = self.power[:, None, None] * matern(x[:, None] - x, self.length)
+        inner = prior - kc @ k.transpose(T) + r @ self.beta_cov @ r.transpose(T)
+        mean = (H @ self.beta[:, :, None] + k @ self.alpha[:, :, None])[..., 0]
+        off = mean - self.weight @ mean
+        within = np.tensordot(self.weight * self.spread2, inner, 1)
+        return np.asarray(within + (self.weight[:, None] * off).T @ off)
 
     @cached_property
     def spread(self) -> float:
@@ -84,8 +85,8 @@ class Curve:
         return float(np.sqrt(self.weight @ self.spread2))
 
     def mean(self, x: Array) -> Array:
-        each = self._basis(x) @ self.beta[:, :, None] + self._cross(x) @ self.alpha[:, :, None]
-        return np.asarray(self.weight @ each[..., 0])  # (X,)
+        k = np.tensordot(self.weight, self._cross(x)@ self.alpha[:, :, None],1)[:,0]
+        return np.asarray(k+self._basis(x)@(self.weight@self.beta))  # (X,)
 
     def above(self, x: Array, threshold: float, variance: float = 0.0, dof: float = 1.0) -> Array:
         """P(mean score at x >= threshold | data), (X,), for a threshold known to `variance`.
@@ -103,80 +104,67 @@ def matern(distance: Array, length: Array) -> Array:
     """Matern-5/2 correlation of distance (...) for every length (h,): (h, ...)."""
     unique, index = np.unique(length, return_inverse=True)
     t = np.sqrt(5.0) * np.abs(distance) / unique.reshape(-1, *[1] * distance.ndim)
+    if MAT=="32":
+        t=t*np.sqrt(3/5)
+        return (1+t)*np.exp(-t)
     return np.asarray(((1.0 + t + t * t / 3.0) * np.exp(-t))[index])
 
 
-def basis(x: Array, centre: Array, scale: Array) -> Array:
-    """[1, F((x - c) / w)] at x (X,) for every (c, w) (h,): (h, X, 2)."""
-    rise = expit((x - centre[:, None]) / scale[:, None])
-    return np.stack([np.ones_like(rise), rise], axis=-1)
-
-
 @lru_cache(maxsize=64)
-def fit(d: tuple[int, ...], y: tuple[float, ...], about: float) -> Curve:
-    """Fit a curve to trials (d_k, y_k) whose crossing is about log d = `about`.
-
-    Outliers are drawn in to OUTLIER spreads (Huber).
-    """
+def fit(d: tuple[int, ...], y: tuple[float, ...], about: float=0) -> Curve:
+    """Fit a curve to trials (d_k, y_k), outliers drawn in to OUTLIER spreads (Huber)."""
     x, y_k = np.log(np.asarray(d, dtype=float)), np.asarray(y)
     drawn = y_k
     for _ in range(ROUNDS):
-        curve = _fit(x, drawn, about)
+        curve = _fit(x, drawn)
         at = curve.mean(curve.x)[np.searchsorted(curve.x, x)]
         reach = OUTLIER * curve.spread
         update = np.clip(y_k, at - reach, at + reach)
-        if np.allclose(update, drawn, rtol=0.0, atol=0.05 * reach):
+        if np.allclose(update, drawn, rtol=0.0, atol=0.02 * reach):
             break
         drawn = update
     return curve
 
 
-def _departures() -> tuple[Array, Array, Array]:
+def _hyper() -> tuple[Array, Array, Array]:
     pairs = [(r * r, length) for r in RATIOS for length in LENGTHS]
-    power, length = np.array([(0.0, 1.0), *pairs]).T
-    prior = np.full(len(power), (1.0 - PLAIN) / len(pairs))
-    prior[0] = PLAIN
-    return power, length, np.log(prior)
+    power, length = np.array(pairs).T
+    return power, length, 0*power
 
 
-def _rises() -> tuple[Array, Array, Array]:
-    rows = []
-    for w in WIDTHS:
-        low,high=-4*w-.35,2*w+.35
-        n=int((high-low)/w*env("CS","1.5"))+1
-        rows += [(c,w,-np.log(n)) for c in np.linspace(low,high,n)]
-    return tuple(np.array(rows).T)
+POWER, LENGTH, LOG_PRIOR = _hyper()
 
 
-POWER, LENGTH, LOG_PRIOR = _departures()
-OFFSET, SCALE, LOG_PRIOR_RISE = _rises()
-
-
-def _fit(x_k: Array, y_k: Array, about: float) -> Curve:
+def _fit(x_k: Array, y_k: Array) -> Curve:
     x, index, n = np.unique(x_k, return_inverse=True, return_counts=True)
     ybar = np.bincount(index, y_k) / n
     within = float(((y_k - ybar[index]) ** 2).sum())
+    H = np.stack([np.ones_like(x), x - x.mean()], axis=-1)  # (m, 2)
     C = POWER[:, None, None] * matern(x[:, None] - x, LENGTH) + np.diag(1.0 / n)
-    inverse = np.linalg.inv(C)  # (g, m, m)
-    H = basis(x, about + OFFSET, SCALE)  # (k, m, 2)
-    S=(H*n[:,None]).transpose(0,2,1)@H
-    detS=np.linalg.det(S)
-    ok = detS > 1e-4
-    H=H[ok];detS=detS[ok]
-    CiH = inverse[:,None]@H
-    gram = H.transpose(0,2,1) @ CiH  # (g, k, 2, 2)
-    rhs = np.einsum('gkmi,m->gki',CiH,ybar)
+    inverse = np.linalg.inv(C)
+    gram = H.T @ inverse @ H  # (h, 2, 2)
     beta_cov = np.linalg.inv(gram)
-    beta = (beta_cov @ rhs[..., None])[..., 0]
-    yy = np.einsum('gij,i,j->g',inverse,ybar,ybar)
+    beta = (beta_cov @ (H.T @ inverse @ ybar)[..., None])[..., 0]
+    residual = ybar - beta @ H.T  # (h, m)
+    alpha = (inverse @ residual[..., None])[..., 0]
     dof = len(x_k) - 2 + PRIOR_DOF
-    total = within + np.maximum(yy[:,None] - (beta*rhs).sum(-1),0) + PRIOR_DOF * PRIOR_SPREAD**2
-    evidence = -0.5 * (np.linalg.slogdet(C)[1][:,None] - np.log(detS) + np.log(np.linalg.det(gram)) + dof * np.log(total)) + LOG_PRIOR[:,None] + LOG_PRIOR_RISE[ok]
+    total = within + (residual * alpha).sum(-1) + PRIOR_DOF * PRIOR_SPREAD**2
+    evidence = -0.5 * (_logdet(C) + _logdet(gram) + dof * np.log(total)) -.5*(np.log(POWER*total/dof)/2-np.log(AMP))**2/AMPSD**2
     weight = np.exp(evidence - evidence.max())
-    flat=weight.ravel()
-    keep = np.flatnonzero(flat > DROP)
-    if len(keep)>60: keep=np.sort(np.argsort(-flat,kind='stable')[:60])
-    g,k=np.unravel_index(keep,weight.shape)
-    resid=ybar-(H[k]@beta[g,k][...,None])[...,0]
-    alpha=(inverse[g]@resid[...,None])[...,0]
-    return Curve(x,centre=about+OFFSET[ok][k],scale=SCALE[ok][k],length=LENGTH[g],power=POWER[g],inverse=inverse[g],beta=beta[g,k],beta_cov=beta_cov[g,k],alpha=alpha,spread2=total[g,k]/dof,weight=flat[keep]/flat[keep].sum(),dof=dof)
+    keep = weight > 1e-3  # the rest cannot move a 95% interval
+    return Curve(
+        x,
+        length=LENGTH[keep],
+        power=POWER[keep],
+        inverse=inverse[keep],
+        beta=beta[keep],
+        beta_cov=beta_cov[keep],
+        alpha=alpha[keep],
+        spread2=total[keep] / dof,
+        weight=weight[keep] / weight[keep].sum(),
+        dof=dof,
+    )
+
+
+def _logdet(a: Array) -> Array:
+    return np.asarray(np.linalg.slogdet(a)[1])

@@ -43,7 +43,7 @@ class Prospect(Protocol):
 
 class ScoreProspect:
     def __init__(self, belief: ScoreBelief, d: Dims, baseline_n: int) -> None:
-        self.cov = belief.curve.covariance(np.log(d), np.log(d))  # (C, C)
+        self.cov = belief.curve.covariance(np.log(d))  # (C, C)
         self.noise = belief.curve.spread**2
         self.weight = crossing_mass(belief.above(d))  # (C,)
         self.variance, self.n = belief.threshold.variance, baseline_n

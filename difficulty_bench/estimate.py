@@ -91,9 +91,9 @@ def targets(task: Task, outcomes: Mapping[Request, Outcome]) -> tuple[Target | N
         raws.append(task.threshold_global)
     pairs = subspace_trials(outcomes)
     data = _Data(task, pairs, Trials.of([(d, scale.of(s)) for d, s in pairs]), scale, tuple(raws))
-    error = LOCAL**2 * baseline.variance / scale.unit**2
+    error = LOCAL**2 * baseline.error2 / scale.unit**2
     if baseline.n > 1:
-        local = data.target(raws[0], error, baseline.n - 1)
+        local = data.target(raws[0], error, baseline.dof)
     else:  # one native trial does not know how far off it is
         local = Target(raws[0], None, Crossing(raws[0]))
     return local, data.target(raws[1]) if len(raws) > 1 else None

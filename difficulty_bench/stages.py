@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from .baseline import measure_baseline
-from .crossing import ABOVE, BELOW, Crossing, Dims, geometric, locate
+from .crossing import ABOVE, BELOW, Crossing, Dims, geometric
 from .design import NATIVE, choose, prospect, relative_cost
 from .estimate import Target, subspace_trials, targets
 from .results import Outcome, Request
@@ -43,6 +43,7 @@ class Stages:
         self.task, self.D, self.chosen = task, D, chosen
         self.outcomes: dict[Request, Outcome] = {}
         self.asked: Counter[int] = Counter()
+        self._known, self._found = -1, list[Target]()
 
     def run(self, dims: Iterable[int]) -> Script[None]:
         """Ask for one more seed at each of `dims`, in rounds of the task's batch."""
@@ -93,14 +94,17 @@ class Stages:
         return target.crossing.censored or f"within a factor {precision:g}"
 
     def _targets(self) -> list[Target]:
-        return [t for t in targets(self.task, self.outcomes) if t is not None]
+        if len(self.outcomes) != self._known:
+            self._known = len(self.outcomes)
+            self._found = [t for t in targets(self.task, self.outcomes) if t is not None]
+        return self._found
 
     def _hopeful(self, target: Target) -> bool:
         """Whether native training may reach the threshold."""
         baseline = measure_baseline(self.task, self.outcomes)
         if baseline is None:
             return True
-        reach = stdtrit(max(1, baseline.n - 1), 0.95) * np.sqrt(baseline.variance)
+        reach = stdtrit(baseline.dof, 0.95) * np.sqrt(baseline.error2)
         return bool(target.threshold <= baseline.mean + reach)
 
     def _bracket(self, target: Target) -> Bracket:
@@ -137,21 +141,14 @@ class Stages:
         crossing = target.crossing
         if crossing.censored in (ABOVE, BELOW):
             return True
-        return self._precise(target, precision) and self._near(crossing) >= seeds
-
-    def _precise(self, target, precision):
-        import os
-        tail=float(os.environ.get("STOP",".025"))
-        tested=np.array([d for d in self.asked if d])
-        w=locate(target.belief.above, tested, self.task.search.d_min, self.task.search.d_max, tail)
-        return max(Crossing(0.,d_int90=w.d_int90,ci_low=w.ci_low,ci_high=w.ci_high).factors())<=precision
+        return max(crossing.factors()) <= precision and self._near(crossing) >= seeds
 
     def _near(self, crossing: Crossing) -> int:
         centre = crossing.d_int90 or 0
         return sum(n for d, n in self.asked.items() if d and centre / NEAR <= d <= centre * NEAR)
 
     def _informative(self, unsettled: list[Target], precision: float) -> list[int]:
-        zones = [self._candidates(target, precision) for target in unsettled]
+        zones = [self._candidates(target.crossing, precision) for target in unsettled]
         d = np.unique(np.concatenate(zones))
         baseline = measure_baseline(self.task, self.outcomes)
         n = baseline.n if baseline else 0
@@ -159,13 +156,12 @@ class Stages:
         cost = np.append(relative_cost(self.task.projection, d), 1.0)
         return choose(prospects, d, cost, self.task.search.batch)
 
-    def _candidates(self, target, precision: float) -> Dims:
+    def _candidates(self, crossing: Crossing, precision: float) -> Dims:
         """Integers that cover the interval and a little more, or what is near once it is known."""
-        crossing=target.crossing
         search, tested = self.task.search, [d for d in self.asked if d]
         low = (crossing.ci_low or min(tested) / 4) / REACH
         high = (crossing.ci_high or max(tested) * 4) * REACH
-        if crossing.d_int90 is not None and self._precise(target,precision):
+        if crossing.d_int90 is not None and max(crossing.factors()) <= precision:
             low, high = crossing.d_int90 / NEAR, crossing.d_int90 * NEAR
         first, last = max(search.d_min, int(np.ceil(low))), min(search.d_max, int(high))
         ratio = max(LATTICE, (last / first) ** (1 / MOST))

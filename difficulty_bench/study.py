@@ -15,7 +15,7 @@ from .errors import ResourceError, UsageError, did_you_mean
 from .problem import Problem, count_parameters
 from .registry import Task
 from .results import Outcome, Request, TrialResult
-from .search import next_round
+from .search import next_round, stop_reason
 from .store import Store
 from .trial import Runtime, Trial, build_network, study_identity
 
@@ -40,6 +40,10 @@ class Plan:
     def next_round(self, prepared: Prepared, outcomes: Mapping[Request, Outcome]) -> list[Request]:
         """`search.next_round` for this plan."""
         return next_round(prepared.task, prepared.D, outcomes, **vars(self))
+
+    def stop_reason(self, prepared: Prepared, outcomes: Mapping[Request, Outcome]) -> str | None:
+        """`search.stop_reason` for this plan."""
+        return stop_reason(prepared.task, prepared.D, outcomes, **vars(self))
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ def choose_device(name: str) -> str:
 
 def run_study(
     prepared: Prepared, store: Store, engine: Engine, runtime: Runtime, plan: Plan, who: Listener
-) -> bool:
-    """Measure until the search asks for nothing more; False where it was interrupted."""
+) -> str | None:
+    """Measure until the search asks for nothing more; why it ended, or None if interrupted."""
     task, study = prepared.task, study_identity(prepared.task)
     while requests := plan.next_round(prepared, store.outcomes(study)):
         who.asked(task, requests)
@@ -102,5 +106,5 @@ def run_study(
                 store.put(result)
                 who.finished(task, result)
         except Interrupted:
-            return False
-    return True
+            return None
+    return plan.stop_reason(prepared, store.outcomes(study))

@@ -75,23 +75,24 @@ def _measure(
     )
     engine = make_engine(arguments.workers or usable_cores())
     tracker = None if arguments.wandb == "off" else Tracker(arguments.wandb, progress.warn)
-    complete = True
+    reason: str | None = None
     with Store(arguments.store) as store:
         try:
             with _stopping(engine) as caught:
                 for one in prepared:
                     store.add_study(one.task, one.D, settings, one.metric)
                     listener = _Listener(progress, tracker)
-                    complete = run_study(one, store, engine, runtime, plan, listener)
-                    if not complete:
+                    reason = run_study(one, store, engine, runtime, plan, listener)
+                    if reason is None:
                         break
+                    progress.note(f"{one.task.name}: done: {reason}")
         finally:
             engine.close()
             progress.close()
             if tracker is not None:
                 tracker.close()
         _print_rows(store, [one.task for one in prepared], as_json=arguments.json)
-    return _exit_code(complete, caught, progress)
+    return _exit_code(reason is not None, caught, progress)
 
 
 def _print_rows(store: Store, tasks: Sequence[Task], *, as_json: bool) -> None:
