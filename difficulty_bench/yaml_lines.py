@@ -128,8 +128,13 @@ def assign(document: Document, root: KeyPath, setting: str) -> None:
 
 
 def merge(base: Any, over: Any) -> Any:
-    """`over` laid on `base`, mapping by mapping; anything else replaces."""
+    """`over` laid on `base`, mapping by mapping; anything else replaces.
+
+    So does a mapping with another `entry_point`, whose keys are another function's.
+    """
     if not (isinstance(base, dict) and isinstance(over, dict)):
+        return copy.deepcopy(over)
+    if over.get("entry_point", base.get("entry_point")) != base.get("entry_point"):
         return copy.deepcopy(over)
     return {
         key: merge(base.get(key), over[key]) if key in over else copy.deepcopy(base[key])

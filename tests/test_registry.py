@@ -108,6 +108,12 @@ def test_extends_merges_and_keeps_the_place_of_inherited_keys(tmp_path: Path) ->
         Registry([file]).get("wide")
 
 
+def test_another_entry_point_inherits_no_keys(tmp_path: Path) -> None:
+    text = ENTRY + 'other:\n  extends: mine\n  agent: {entry_point: "tests.tiny:misbehave"}\n'
+    task = registry(tmp_path, text).get("other")
+    assert task.agent.parameters() == {"how": "raise"}
+
+
 def test_unknown_task_gets_a_suggestion() -> None:
     with pytest.raises(UsageError, match="no task 'cartpol'; did you mean 'cartpole'"):
         Registry().get("cartpol")
