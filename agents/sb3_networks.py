@@ -50,7 +50,8 @@ def install_ppo(
     """
     policy = model.policy
     policy.action_net = network
-    policy.value_net = make_critic(network, context.device)
+    # SB3 types it Linear and only ever calls it.
+    policy.value_net = make_critic(network, context.device)  # type: ignore[assignment]
     parameters, aids = list(network.parameters()), list(policy.value_net.parameters())
     if critic == "subspace":
         parameters, aids = parameters + aids, []

@@ -125,7 +125,8 @@ def train(
     remaining = total_timesteps - model.num_timesteps
     if remaining > 0:
         ticks = Ticks(context, interval, state)
-        model.learn(remaining, ticks, log_interval=None, reset_num_timesteps=False)
+        # SB3 checks for None (no log) and types it int.
+        model.learn(remaining, ticks, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
 
 
 def save(model: BaseAlgorithm) -> State:
