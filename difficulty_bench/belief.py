@@ -17,8 +17,7 @@ from .crossing import Array, Dims, geometric
 from .curve import Curve
 from .psychometric import Psychometric
 
-import os
-WINDOW = float(os.environ.get("WIN",".3"))  # normalised score; what lies further from every threshold counts as that far
+WINDOW = 0.3  # normalised score; what lies further from every threshold counts as that far
 MAX_FAILED = 0.1  # share of failures where trials do get solved, above which scores mislead
 NODES = 9  # equally likely values that stand for an uncertain threshold
 ONE_SIGMA = 0.994  # standard normal quantile of 0.84
@@ -106,7 +105,7 @@ def believe(
 ) -> Belief:
     """The belief under the `score` likelihood if `scores` and they allow it, else under `pass`."""
     if scores and _smooth(trials, threshold.value):
-        return ScoreBelief(_curve(trials, clip, threshold.value), threshold)
+        return ScoreBelief(_curve(trials, clip), threshold)
     return _pass_belief(trials, threshold, *bracket)
 
 
@@ -126,16 +125,10 @@ def _smooth(trials: Trials, threshold: float) -> bool:
     return sum(beyond) <= MAX_FAILED * len(beyond)
 
 
-def _about(trials,t):
-    d=np.log(trials.d); s=trials.solved(t)
-    cuts=np.unique(d); 
-    mid=np.concatenate([[cuts[0]],(cuts[1:]+cuts[:-1])/2,[cuts[-1]]])
-    wrong=np.array([(s&(d<c)).sum()+(~s&(d>=c)).sum() for c in mid])
-    return float(mid[wrong==wrong.min()].mean())
-def _curve(trials: Trials, clip: tuple[float, float],t) -> Curve:
+def _curve(trials: Trials, clip: tuple[float, float]) -> Curve:
     low, high = clip
     y = tuple(low if y is None else min(max(y, low), high) for y in trials.y)
-    return curve.fit(trials.d, y, _about(trials,t))
+    return curve.fit(trials.d, y)
 
 
 def _pass_belief(trials: Trials, threshold: Threshold, d_min: int, d_max: int) -> PassBelief:

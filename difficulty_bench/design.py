@@ -66,8 +66,7 @@ class ScoreProspect:
 class PassProspect:
     def __init__(self, belief: PassBelief, d: Dims, baseline_n: int) -> None:
         likeliest = belief.parts[int(np.argmax(belief.weights))]
-        self.p = likeliest.solved(np.log(d))  # (C, U)
-        self.mass = likeliest.posterior.sum((1, 2))  # (U,)
+        self.p, self.mass = likeliest.solved(np.log(d))  # (C, U), (U,)
         self.between, self.within = _variances(belief)
         self.n = baseline_n
 
@@ -121,7 +120,7 @@ def _entropy(p: Array) -> Array:
 def _variances(belief: PassBelief) -> tuple[float, float]:
     """Variance of log d_int90 between the likely thresholds and, on average, within one."""
     w = np.asarray(belief.weights)
-    masses = [part.posterior.sum((1, 2)) for part in belief.parts]
+    masses = [part.mass for part in belief.parts]
     pairs = list(zip(masses, belief.parts, strict=True))
     mean = np.array([mass @ part.u for mass, part in pairs])
     second = np.array([mass @ part.u**2 for mass, part in pairs])

@@ -164,9 +164,10 @@ class Stages:
         if crossing.d_int90 is not None and max(crossing.factors()) <= precision:
             low, high = crossing.d_int90 / NEAR, crossing.d_int90 * NEAR
         first, last = max(search.d_min, int(np.ceil(low))), min(search.d_max, int(high))
-        ratio = max(LATTICE, (last / first) ** (1 / MOST))
+        ratio = max(LATTICE, (last / first) ** (1 / MOST)) if last - first > MOST else 1.0
         digits = 2 if precision >= 1.1 else 3
-        d = [tidy(int(d), digits) for d in geometric(first, last, ratio)]
+        lattice = range(first, last + 1) if ratio == 1.0 else geometric(first, last, ratio)
+        d = [tidy(int(d), digits) for d in lattice]
         return np.unique(np.clip(d, first, last)).astype(np.int64)
 
 

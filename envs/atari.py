@@ -30,6 +30,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Observation = Literal["pixels", "ram"]
 
 gym.register_envs(ale_py)  # names the import's purpose: it registers the `ALE/` ids
+ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner for every emulator
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +15,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
 from agents.sb3_vec_env import GymnasiumVecEnv
+from difficulty_bench.context import Interrupted
 from difficulty_bench.errors import UsageError
+from difficulty_bench.registry import Registry
+from difficulty_bench.results import Request
+from difficulty_bench.trial import Runtime, Trial, run_trial
 from envs import atari
 
 CPU = torch.device("cpu")
@@ -140,3 +145,25 @@ def test_the_protocol_names_every_choice() -> None:
 def test_what_is_no_atari_game_is_refused_in_one_line(id: str) -> None:
     with pytest.raises(UsageError, match=id):
         atari.make(id=id)
+
+
+class StopAtSecondReading:
+    readings = 0
+
+    def is_set(self) -> bool:
+        self.readings += 1
+        return self.readings == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d", [0, 1000])
+def test_pong_trains_stops_resumes_and_is_scored(d: int, tmp_path: Path) -> None:
+    settings = ["agent.total_timesteps=3072", "problem.eval_episodes=2", "problem.max_frames=4000"]
+    trial = Trial(Registry().get("pong", settings), Request("trial", d, 0))
+    with pytest.raises(Interrupted):
+        run_trial(trial, Runtime(checkpoint_dir=tmp_path, stop=StopAtSecondReading()))
+    result = run_trial(trial, Runtime(checkpoint_dir=tmp_path))
+    assert (result.state, result.steps, result.score_n) == ("complete", 3072, 2)
+    assert (2048, "environments_reset", 1.0) in result.curve
+    assert result.D == 1_687_206
+    assert -21 <= (result.score or 0) <= 21

@@ -1,0 +1,343 @@
+"""How well the search and its intervals do where the truth is known.
+
+    python benchmarks/simulate.py [--studies 1000] [--out reports] [--processes 2]
+
+Whole studies are simulated, baselines and stopping included, on mean curves of five shapes and on
+curves recorded by Li et al. (2018), with Gaussian noise between seeds. Counted are: how often the
+95% interval holds the true d_int90, its bias, and the trials spent, against a fixed log grid with
+5 seeds at every d that ends with an interval as narrow. Writes simulation.json and simulation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # matrices are small; processes are the parallelism
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+from shapes import CASES, Case, World
+
+from difficulty_bench.crossing import Crossing, geometric
+from difficulty_bench.estimate import Estimate, estimate
+from difficulty_bench.registry import Search, Task
+from difficulty_bench.results import Outcome, Request
+from difficulty_bench.script import Script
+from difficulty_bench.search import study_script
+
+GOAL = (0.92, 0.98)
+SEEDS = 5
+GRIDS = tuple(int(n) for n in geometric(4, 150, 1.2))  # numbers of d on the fixed grid
+GRID_STUDIES = 100
+LIMIT = 100  # the suite's default max_trials
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One crossing of one simulated study, beside the truth (None: no d in the range)."""
+
+    truth: int | None
+    d_int90: int | None
+    low: int | None
+    high: int | None
+
+    @classmethod
+    def of(cls, crossing: Crossing | None, truth: int | None) -> Interval:
+        assert crossing is not None
+        return cls(truth, crossing.d_int90, crossing.ci_low, crossing.ci_high)
+
+    @property
+    def side(self) -> int:
+        """0 where the interval holds the truth, -1 where the truth is below it, 1 above it."""
+        truth = np.inf if self.truth is None else self.truth
+        if self.low is not None and truth < self.low:
+            return -1
+        return int(self.high is not None and truth > self.high)
+
+    @property
+    def factor(self) -> float:
+        """Square root of high / low: the interval's half-width as a factor; inf where open."""
+        return np.sqrt(self.high / self.low) if self.low and self.high else np.inf
+
+
+@dataclass(frozen=True)
+class Study:
+    local: Interval
+    global_: Interval
+    trials: int
+    baselines: int
+    capped: bool
+
+
+def simulated_task(case: Case, world: World) -> Task:
+    d_min, d_max = case.bracket
+    search = Search(d_min=d_min, d_max=d_max, model=case.model, precision=case.precision)
+    return Task.model_construct(
+        name=case.name, floor=0.0, threshold_global=world.threshold, search=search,
+        projection="hashed", lr_rule="matched", tuning=None, baseline_seeds=SEEDS,
+    )  # fmt: skip
+
+
+def outcome(world: World, request: Request, rng: np.random.Generator) -> Outcome:
+    mean, sd = (
+        (world.baseline, world.baseline_sd)
+        if request.role == "baseline"
+        else (float(world.mean(np.array([request.d]))[0]), world.sd)
+    )
+    return Outcome(mean + sd * float(rng.standard_normal()))
+
+
+def adaptive_study(number: int, seed: int) -> Study:
+    case = CASES[number]
+    rng = np.random.default_rng([seed, case.number])
+    world = case.draw(rng)
+    task = simulated_task(case, world)
+    outcomes, capped = play(study_script(task, case.D), world, rng, LIMIT)
+    return _study(case, world, task, outcomes, capped)
+
+
+def play(
+    script: Script[str], world: World, rng: np.random.Generator, limit: int | None = None
+) -> tuple[dict[Request, Outcome], bool]:
+    """Answer a script until it ends, or until `limit` trainings (then True)."""
+    outcomes = dict[Request, Outcome]()
+    try:
+        requests = next(script)
+        while True:
+            room = len(requests) if limit is None else limit - len(outcomes)
+            answers = {request: outcome(world, request, rng) for request in requests[:room]}
+            outcomes.update(answers)
+            if room < len(requests):
+                return outcomes, True
+            requests = script.send(answers)
+    except StopIteration:
+        return outcomes, False
+
+
+def grid_study(number: int, points: int, baselines: int, seed: int) -> Study:
+    """A fixed log grid over the same range: SEEDS seeds at every d, the same estimator."""
+    case = CASES[number]
+    rng = np.random.default_rng([seed, case.number, points])
+    world = case.draw(rng)
+    task = simulated_task(case, world)
+    dims = np.unique(np.geomspace(*case.bracket, points).round().astype(int)).tolist()
+    script = study_script(task, case.D, grid=dims, seeds=SEEDS)
+    outcomes, _ = play(script, world, rng)
+    for extra in range(SEEDS, baselines):
+        request = Request("baseline", 0, extra, 1.0)
+        outcomes[request] = outcome(world, request, rng)
+    return _study(case, world, task, outcomes, False)
+
+
+def _study(
+    case: Case, world: World, task: Task, outcomes: dict[Request, Outcome], capped: bool
+) -> Study:
+    found: Estimate = estimate(task, case.D, outcomes)
+    roles = [request.role for request in outcomes]
+    return Study(
+        Interval.of(found.local, world.truth(0.9 * world.baseline, case.bracket[1])),
+        Interval.of(found.global_, world.truth(world.threshold, case.bracket[1])),
+        roles.count("trial"),
+        roles.count("baseline"),
+        capped,
+    )
+
+
+def summarise(intervals: list[Interval]) -> dict[str, Any]:
+    """Coverage with its binomial standard error, misses on each side, bias and width."""
+    sides = np.array([interval.side for interval in intervals])
+    covered = float(np.mean(sides == 0))
+    errors = [np.log(i.d_int90 / i.truth) for i in intervals if i.d_int90 and i.truth]
+    factor = float(np.median([interval.factor for interval in intervals]))
+    return {
+        "coverage": round(covered, 4),
+        "coverage_se": round(float(np.sqrt(covered * (1 - covered) / len(sides))), 4),
+        "truth_below": round(float(np.mean(sides < 0)), 4),
+        "truth_above": round(float(np.mean(sides > 0)), 4),
+        "bias": round(float(np.expm1(np.mean(errors))), 4) if errors else None,
+        "median_factor": round(factor, 4) if np.isfinite(factor) else None,
+        "censored": round(float(np.mean([i.d_int90 is None for i in intervals])), 4),
+    }
+
+
+def matching_grid(pool: Any, case: Case, studies: list[Study]) -> int | None:
+    """Trials of the smallest fixed grid whose median intervals, local and global, are as narrow."""
+    wanted = [_factor(studies, "local"), _factor(studies, "global_")]
+    baselines = round(float(np.mean([study.baselines for study in studies])))
+    low, high, best = 0, len(GRIDS), None
+    while low < high:  # more points, narrower intervals
+        middle = (low + high) // 2
+        run = partial(grid_study, case.number, GRIDS[middle], baselines)
+        grid = pool.map(run, range(GRID_STUDIES), chunksize=5)
+        got = [_factor(grid, "local"), _factor(grid, "global_")]
+        if all(g <= w for g, w in zip(got, wanted, strict=True)):
+            high, best = middle, max(study.trials for study in grid)
+        else:
+            low = middle + 1
+    return best
+
+
+def _factor(studies: list[Study], target: str) -> float:
+    return float(np.median([getattr(study, target).factor for study in studies]))
+
+
+def measure(pool: Any, case: Case, n: int) -> dict[str, Any]:
+    start = time.perf_counter()
+    studies = pool.map(partial(adaptive_study, case.number), range(n), chunksize=5)
+    trials = [study.trials for study in studies]
+    grid = matching_grid(pool, case, studies)
+    median = float(np.median(trials))
+    return {
+        "shape": case.name,
+        "likelihood": case.model,
+        "studies": n,
+        "precision": case.precision,
+        "local": summarise([study.local for study in studies]),
+        "global": summarise([study.global_ for study in studies]),
+        "trials_median": median,
+        "trials_p90": float(np.quantile(trials, 0.9)),
+        "baselines_mean": round(float(np.mean([study.baselines for study in studies])), 2),
+        "reached_max_trials": round(float(np.mean([study.capped for study in studies])), 4),
+        "grid_trials": grid,
+        "trials_of_grid": grid and round(median / grid, 3),
+        "wall_s": round(time.perf_counter() - start, 1),
+    }
+
+
+def verdicts(row: dict[str, Any]) -> list[str]:
+    """The goals that this row misses, in words."""
+    found = []
+    for target in ("local", "global"):
+        coverage, margin = row[target]["coverage"], 2 * row[target]["coverage_se"]
+        below, above = row[target]["truth_below"], row[target]["truth_above"]
+        side = f"the truth lies below the interval in {below:.1%}, above it in {above:.1%}"
+        if coverage < GOAL[0]:
+            found.append(f"{target} coverage {coverage:.1%} (+-{margin:.1%}) is too low; {side}")
+        if coverage > GOAL[1]:
+            found.append(f"{target} coverage {coverage:.1%} is above 98%: wider than it need be")
+    share = row["trials_of_grid"]
+    if share is not None and share > 0.5:
+        found.append(f"needs {share:.0%} of the trials of a fixed grid, not half")
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield (
+        "| shape | likelihood | coverage local / global | bias local / global "
+        "| half-width local / global | trials median (p90) | baselines | fixed grid | ratio "
+        "| at max_trials |"
+    )
+    yield "|" + "---|" * 10
+    for row in rows:
+        pair = row["local"], row["global"]
+        coverage = " / ".join(f"{t['coverage']:.1%}" for t in pair)
+        bias = " / ".join("-" if t["bias"] is None else f"{t['bias']:+.1%}" for t in pair)
+        widths = [t["median_factor"] for t in pair]
+        factor = " / ".join("open" if w is None else f"{w:.3f}" for w in widths)
+        ratio = "-" if row["trials_of_grid"] is None else f"{row['trials_of_grid']:.2f}"
+        yield (
+            f"| {row['shape']} | {row['likelihood']} | {coverage} | {bias} | {factor} "
+            f"| {row['trials_median']:.0f} ({row['trials_p90']:.0f}) | {row['baselines_mean']:.1f} "
+            f"| {row['grid_trials'] or f'> {SEEDS * GRIDS[-1]}'} | {ratio} "
+            f"| {row['reached_max_trials']:.0%} |"
+        )
+
+
+def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
+    shapes = {case.name: case.describe for case in CASES.values()}
+    missed = [
+        f"- **{row['shape']}, {row['likelihood']}**: {text}."
+        for row in rows
+        for text in verdicts(row)
+    ]
+    return "\n".join(
+        [
+            "# Simulation study of the search and its intervals",
+            "",
+            f"`{about['command']}`: {about['studies']} studies a row, "
+            f"{about['wall_s'] / 60:.0f} minutes on {about['processes']} processes "
+            f"({about['machine']}, Python {about['python']}, numpy {about['numpy']}). "
+            "Model and formulas: docs/estimate.md.",
+            "",
+            INTRODUCTION,
+            "",
+            *table(rows),
+            "",
+            *[f"- {name}: {text}" for name, text in shapes.items()],
+            "",
+            "## Where a goal is missed",
+            "",
+            *(missed or ["Nowhere."]),
+            "",
+            REASONS,
+            "",
+        ]
+    )
+
+
+INTRODUCTION = """\
+Each study draws its own problem and noise, runs the search as `bench run` would (precision 1.25,
+batches of 4, at most 100 trainings, 5 baseline seeds to begin with) and reads off the estimate.
+*Coverage*: share of studies whose 95% interval holds the true d_int90 (goal: 92% to 98%); an open
+side holds everything beyond. *Half-width*: median of sqrt(high / low). *Trials*: subspace trials;
+*fixed grid*: trials of the smallest log grid over the same range, 5 seeds at every d, with as many
+baselines and the same estimator, whose median intervals are as narrow for both thresholds; *ratio*:
+trials by search / by grid (goal: at most 0.5)."""
+
+REASONS = """\
+Why, where it happens. *Too low*: a search that stops as soon as its interval is narrow stops more
+often when the spread between seeds was underestimated by luck; the effect grows with the noise, and
+the interval's tails (2.0% instead of 2.5%) make up for part of it. *Above 98%*: for a threshold
+that no d reaches, the interval is open above and holds the truth by construction; where the score
+jumps between neighbouring tested d, the interval spans the gap between them, and in whole numbers
+it is never narrower than one integer. *bump over*: the estimator takes p(d) to rise with d, and the
+search bisects towards one crossing; solved d far below the last crossing are missed unless a trial
+happens to fall among them, and the interval then lies above the truth. This row is a warning, not a
+claim: a narrower bump is missed more often."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("reports"))
+    parser.add_argument("--page", action="store_true", help="only rewrite the page from the JSON")
+    given = parser.parse_args()
+    file = given.out / "simulation.json"
+    if not given.page:
+        given.out.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(run(given.studies, given.processes), indent=1) + "\n")
+    found = json.loads(file.read_text())
+    file.with_suffix(".md").write_text(page(found["rows"], found["about"]))
+
+
+def run(studies: int, processes: int) -> dict[str, Any]:
+    start, rows = time.perf_counter(), []
+    with Pool(processes) as pool:
+        for case in CASES.values():
+            rows.append(measure(pool, case, studies))
+            print(json.dumps(rows[-1]), flush=True)
+    about = {
+        "command": f"python benchmarks/simulate.py --studies {studies}",
+        "studies": studies,
+        "processes": processes,
+        "wall_s": round(time.perf_counter() - start),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+    return {"about": about, "rows": rows}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from difficulty_bench import curve, psychometric
+from difficulty_bench.crossing import ABOVE, BELOW
+from difficulty_bench.design import NATIVE, choose, crossing_mass, relative_cost
+from difficulty_bench.errors import StudyError, UsageError
+from difficulty_bench.estimate import estimate
+from difficulty_bench.results import Outcome, Request
+from difficulty_bench.search import chosen_lr, next_round, stop_reason
+from difficulty_bench.stages import tidy
+
+from .made_up import D, learner, made_up_task, play_study, power_law, run_study
+
+TASK = made_up_task()
+PASS = made_up_task(search={"d_min": 1, "d_max": 100, "model": "pass", "precision": 1.01})
+TUNED = made_up_task(
+    lr_rule="tuned", tuning={"grid": (1.0, 4.0, 16.0, 64.0), "d": (100, 400), "seeds": 2}
+)
+
+
+def toy(request: Request) -> Outcome:
+    """Performances recorded for the toy problem: 10 constraints, so 10 dimensions."""
+    near = {7: 3e-9, 8: 0.048, 9: 0.165, 10: 0.99977, 11: 0.99946}
+    if request.d in near:
+        return Outcome(near[request.d])
+    return Outcome(1.0 if request.d == NATIVE or request.d > 11 else 0.0)
+
+
+def tuned_learner(best_native: float, best_subspace: float):
+    """A score that falls off with the distance of lr_scale from the best one."""
+    inner = learner(power_law(300), 0.005)
+
+    def learn(request: Request) -> Outcome:
+        subspace = best_subspace * np.sqrt(D / max(1, request.d))
+        best = subspace if request.d else best_native
+        loss = 0.05 * abs(np.log(request.lr_scale / best))
+        return replace(inner(request), score=inner(request).score - float(loss))
+
+    return learn
+
+
+class TestToy:
+    def test_exactly_ten(self):
+        outcomes = run_study(PASS, toy)
+        found = estimate(PASS, D, outcomes)
+        for crossing in (found.local, found.global_):
+            assert (crossing.ci_low, crossing.d_int90, crossing.ci_high) == (10, 10, 10)
+        seeds = Counter(r.d for r in outcomes if r.role == "trial")
+        assert min(seeds[9], seeds[10]) >= 4
+        assert len(outcomes) <= 40
+
+
+class TestReplay:
+    @given(kills=st.lists(st.integers(0, 40), max_size=6), seed=st.integers(0, 5))
+    @settings(max_examples=8, deadline=None)
+    def test_a_study_killed_anywhere_ends_as_an_uninterrupted_one(self, kills, seed):
+        """Each kill loses some of a round, whose finished trials stay in the store."""
+        learn = learner(power_law(300), 0.02, seed=seed)
+        whole = play_study(TASK, learn)
+        stored: dict[Request, Outcome] = {}
+        while requests := next_round(TASK, D, stored):
+            survive = kills.pop() % (len(requests) + 1) if kills else len(requests)
+            for request in sorted(requests, key=lambda r: (r.seed, -r.d))[:survive]:
+                stored[request] = learn(request)
+        assert stored == whole
+        assert estimate(TASK, D, stored) == estimate(TASK, D, whole)
+
+    @given(cap=st.integers(1, 40))
+    @settings(max_examples=8, deadline=None)
+    def test_max_trials_cuts_the_sequence_without_changing_it(self, cap):
+        learn = learner(power_law(300), 0.02)
+        whole = list(run_study(TASK, learn, max_trials=40))
+        part = list(run_study(TASK, learn, max_trials=cap))
+        assert part == whole[:cap]
+        resumed = {request: learn(request) for request in part}
+        while requests := next_round(TASK, D, resumed, max_trials=40):
+            resumed |= {request: learn(request) for request in requests}
+        assert set(resumed) == set(whole)
+
+    def test_foreign_results_do_not_steer(self):
+        """What the search did not ask for counts in the estimate, never in a decision."""
+        learn = learner(power_law(300))
+        extra = {Request("trial", d, 9): Outcome(0.0) for d in (50, 300, 5000)}
+        stored = dict(extra)
+        while requests := next_round(TASK, D, stored):
+            stored |= {request: learn(request) for request in requests}
+        assert set(stored) - set(extra) == set(play_study(TASK, learn))
+
+    def test_the_first_round_depends_on_nothing_and_rounds_have_the_batch_size(self):
+        first = next_round(TASK, D, {})
+        assert [r.role for r in first] == ["baseline"] * 4
+        second = next_round(TASK, D, {r: Outcome(1.0) for r in first})
+        assert [r.role for r in second] == ["baseline"] + ["trial"] * 3
+
+    def test_no_request_is_asked_twice_and_seeds_count_from_zero(self):
+        outcomes = run_study(TASK, learner(power_law(300), 0.02))
+        for d, n in Counter(r.d for r in outcomes).items():
+            assert sorted(r.seed for r in outcomes if r.d == d) == list(range(n))
+
+    @pytest.mark.parametrize("model", ["score", "pass"])
+    def test_replaying_a_hundred_trials_takes_well_under_a_second(self, model):
+        task = made_up_task(search={"precision": 1.02, "model": model})
+        outcomes = play_study(task, learner(power_law(300), 0.03))
+        assert len(outcomes) == 100
+        curve.fit.cache_clear()
+        psychometric.fit.cache_clear()
+        start = time.process_time()
+        assert next_round(task, D, outcomes) == []
+        assert time.process_time() - start < 2.0  # 0.3 s on an idle core
+
+
+class TestStopping:
+    @pytest.mark.parametrize("precision", [1.1, 1.25, 1.5])
+    def test_precision_and_seeds_near_each_crossing(self, precision):
+        task = made_up_task(search={"precision": precision})
+        outcomes = play_study(task, learner(power_law(300), 0.01))
+        found = estimate(task, D, outcomes)
+        for crossing in (found.local, found.global_):
+            assert max(crossing.factors()) <= precision
+            d = crossing.d_int90
+            near = [r for r in outcomes if r.role == "trial" and d / 1.3 <= r.d <= d * 1.3]
+            assert len(near) >= task.search.seeds
+        assert len(outcomes) < 80
+        assert "within a factor" in stop_reason(task, D, outcomes)
+
+    @pytest.mark.parametrize("model", ["score", "pass"])
+    def test_never_solved_is_cheap_and_censored(self, model):
+        task = made_up_task(threshold_global=None, search={"model": model})
+        outcomes = play_study(task, learner(lambda d: 0.5))
+        found = estimate(task, D, outcomes)
+        assert found.local.censored == ABOVE
+        assert found.global_ is None
+        assert sum(r.d == 40_000 for r in outcomes) == 3
+        assert len(outcomes) <= 15
+        assert stop_reason(task, D, outcomes) == "local > d_max"
+
+    @pytest.mark.parametrize("model", ["score", "pass"])
+    def test_always_solved_is_cheap_and_censored(self, model):
+        task = made_up_task(search={"model": model})
+        outcomes = play_study(task, learner(lambda d: 0.98))
+        found = estimate(task, D, outcomes)
+        assert found.local.censored == found.global_.censored == BELOW
+        assert len(outcomes) <= 15
+
+    def test_a_global_threshold_beyond_native_training_costs_two_trials(self):
+        plain = made_up_task(threshold_global=None)
+        beyond = made_up_task(threshold_global=1.5)
+        learn = learner(power_law(300))
+        outcomes = play_study(beyond, learn)
+        assert estimate(beyond, D, outcomes).global_.censored == ABOVE
+        assert sum(r.d == 40_000 for r in outcomes) == 2
+        assert len(outcomes) <= len(play_study(plain, learn)) + 4
+
+    def test_max_trials_says_so(self):
+        learn = learner(power_law(300))
+        outcomes = run_study(TASK, learn, max_trials=10)
+        assert len(outcomes) == 10
+        assert "max_trials = 10" in stop_reason(TASK, D, outcomes, max_trials=10)
+        assert stop_reason(TASK, D, outcomes) is None
+
+    def test_failures_near_the_crossing_do_not_stop_the_search(self):
+        sound = learner(power_law(300))
+
+        def learn(request: Request) -> Outcome:
+            broken = request.role == "trial" and (request.d // 10 + request.seed) % 6 == 0
+            return Outcome(None, 5.0) if broken else sound(request)
+
+        outcomes = play_study(TASK, learn)
+        found = estimate(TASK, D, outcomes)
+        assert found.n_failed == sum(o.score is None for o in outcomes.values()) > 0
+        assert 200 < found.local.d_int90 < 450
+
+    def test_a_noisy_baseline_gets_more_seeds(self):
+        def learn(request: Request) -> Outcome:
+            sd = 0.06 if request.role == "baseline" else 0.005
+            return learner(power_law(300), sd)(request)
+
+        outcomes = play_study(TASK, learn)
+        assert sum(r.role == "baseline" for r in outcomes) > 10
+
+
+class TestCoverage:
+    """Small simulated studies; the full one is benchmarks/simulate.py."""
+
+    @pytest.mark.parametrize(
+        ("model", "exponent", "sd", "n"), [("score", 0.85, 0.01, 100), ("pass", 2.0, 0.03, 60)]
+    )
+    def test_the_interval_holds_the_truth(self, model, exponent, sd, n):
+        task = made_up_task(search={"model": model, "precision": 1.4})
+        missed = 0
+        for seed in range(n):
+            d50 = float(np.exp(np.random.default_rng([seed, 7]).uniform(*np.log([50, 5000]))))
+            outcomes = play_study(task, learner(power_law(d50, exponent), sd, seed=seed))
+            crossing = estimate(task, D, outcomes).local
+            low, high = crossing.ci_low or 0, crossing.ci_high or np.inf
+            missed += not low <= np.ceil(d50) <= high
+        assert missed <= 0.05 * n + 3 * np.sqrt(0.05 * 0.95 * n)  # binomial, three sigma
+
+
+class TestGrid:
+    def test_exactly_these_d(self):
+        outcomes = play_study(TASK, learner(power_law(300)), grid=[1000, 100, 300], seeds=3)
+        trials = Counter(r.d for r in outcomes if r.role == "trial")
+        assert trials == {100: 3, 300: 3, 1000: 3}
+        assert sum(r.role == "baseline" for r in outcomes) == 5
+        assert "3 seeds" in stop_reason(TASK, D, outcomes, grid=[100, 300, 1000], seeds=3)
+
+    def test_a_later_search_reuses_its_baselines(self):
+        learn = learner(power_law(300))
+        outcomes = play_study(TASK, learn, grid=[300], seeds=1)
+        assert all(r.role == "trial" for r in next_round(TASK, D, outcomes))
+
+
+class TestLearningRates:
+    def test_rules(self):
+        for rule, scale in (("paper", 1.0), ("matched", float(f"{(D / 100) ** 0.5:.6g}"))):
+            task = made_up_task(lr_rule=rule)
+            outcomes = play_study(task, learner(power_law(300)), grid=[100], seeds=1)
+            scales = {r.role: r.lr_scale for r in outcomes}
+            assert scales == {"baseline": 1.0, "trial": scale}
+
+    def test_pilots_come_first_and_the_best_multipliers_win(self):
+        outcomes = play_study(TUNED, tuned_learner(4.0, 16.0))
+        n = sum(r.role == "pilot" for r in outcomes)
+        assert [r.role for r in outcomes][:n] == ["pilot"] * n
+        assert n == 4 * 3 + 2 * 3  # every multiplier with seed 0, the better half with seed 1
+        chosen = chosen_lr(TUNED, D, outcomes)
+        assert (chosen.native, chosen.subspace, chosen.n_pilots) == (4.0, 16.0, n)
+        assert not chosen.native_at_edge
+        assert {r.lr_scale for r in outcomes if r.role == "baseline"} == {4.0}
+        assert all(
+            r.lr_scale == pytest.approx(16.0 * (D / r.d) ** 0.5, rel=1e-5)
+            for r in outcomes
+            if r.role == "trial"
+        )
+        found = estimate(TUNED, D, outcomes)
+        assert found.n_trials == len(outcomes)
+        assert found.local.ci_low <= 300 <= found.local.ci_high
+
+    def test_a_best_multiplier_at_the_edge_is_reported(self):
+        chosen = chosen_lr(TUNED, D, run_study(TUNED, tuned_learner(1.0, 64.0), max_trials=18))
+        assert chosen.native_at_edge
+        assert chosen.subspace_at_edge
+
+    def test_failed_pilots_count_as_worst(self):
+        sound = tuned_learner(4.0, 16.0)
+
+        def learn(request: Request) -> Outcome:
+            diverged = request.role == "pilot" and request.d == 400 and request.lr_scale > 150
+            return Outcome(None) if diverged else sound(request)
+
+        assert chosen_lr(TUNED, D, run_study(TUNED, learn, max_trials=18)).subspace == 4.0
+
+    def test_all_failed_is_an_error(self):
+        with pytest.raises(StudyError, match="native pilots failed"):
+            play_study(TUNED, lambda request: Outcome(None))
+
+    def test_pilots_never_enter_the_estimate(self):
+        outcomes = play_study(TUNED, tuned_learner(4.0, 16.0))
+        shifted = {
+            r: replace(o, score=o.score + 0.001) if r.role == "pilot" else o
+            for r, o in outcomes.items()
+        }
+        assert estimate(TUNED, D, shifted) == estimate(TUNED, D, outcomes)
+
+
+class TestDesign:
+    def test_cost_steers_to_smaller_d(self):
+        class Flat:
+            def gain(self):
+                return np.ones(4)
+
+            def add(self, index):
+                pass
+
+        d = np.array([10, 100, 1000])
+        cost = np.append(relative_cost("dense", d), 2.0)
+        assert choose([Flat()], d, cost, 1) == [10]
+        assert relative_cost("hashed", d).tolist() == [1.0] * 3
+
+    def test_crossing_mass_is_a_distribution(self):
+        mass = crossing_mass(np.array([0.1, 0.05, 0.6, 0.9]))
+        assert mass.sum() == pytest.approx(1.0)
+        assert (mass >= 0).all()
+
+    def test_tidy(self):
+        assert [tidy(d) for d in (7, 99, 123, 287, 44_426)] == [7, 99, 120, 290, 44_000]
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"precision": 1.0}, "precision = 1; it is a factor and must be above 1"),
+            ({"precision": 0.5}, "precision = 0.5"),
+            ({"precision": float("nan")}, "precision = nan"),
+            ({"max_trials": 0}, "max_trials = 0"),
+            ({"seeds": 0}, "seeds = 0"),
+            ({"grid": [100, D + 1]}, rf"--d 100,{D + 1} must lie within \[1, D = {D}\]"),
+            ({"grid": []}, "--d"),
+        ],
+    )
+    def test_bad_options(self, options, message):
+        with pytest.raises(UsageError, match=message):
+            next_round(TASK, D, {}, **options)
+
+    def test_a_range_beyond_d_names_the_key_and_the_mend(self):
+        with pytest.raises(UsageError, match=r"search\.d_max = 40000.*--set search\.d_max=562"):
+            next_round(TASK, 562, {})
+
+    def test_pilot_dimensions_beyond_d(self):
+        task = replace_tuning(d=(100, D + 1))
+        with pytest.raises(UsageError, match=r"tuning\.d holds"):
+            next_round(task, D, {})
+
+    def test_a_threshold_at_the_floor(self):
+        with pytest.raises(UsageError, match="not above the floor"):
+            next_round(made_up_task(threshold_global=0.0), D, {})
+
+    def test_a_bad_baseline_stops_the_search(self):
+        with pytest.raises(StudyError, match="no better than the floor"):
+            play_study(TASK, learner(power_law(300), 0.1, baseline=0.0))
+        with pytest.raises(StudyError, match="baseline trials failed"):
+            play_study(TASK, lambda request: Outcome(None))
+
+
+def replace_tuning(d: tuple[int, ...]):
+    return made_up_task(lr_rule="tuned", tuning={"grid": (1.0,), "d": d, "seeds": 1})
+
+
+def test_importing_needs_no_torch():
+    code = "import difficulty_bench.search, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
