@@ -37,8 +37,8 @@ from difficulty_bench.search import study_script
 
 GOAL = (0.92, 0.98)
 SEEDS = 5
-GRIDS = tuple(int(n) for n in geometric(4, 150, 1.2))  # numbers of d on the fixed grid
-GRID_STUDIES = 100
+GRIDS = tuple(int(n) for n in geometric(4, 90, 1.2))  # numbers of d on the fixed grid
+GRID_STUDIES = 60
 LIMIT = 100  # the suite's default max_trials
 
 

@@ -133,7 +133,7 @@ class TrialContext:
             self.curve.append((steps, name, float(value)))
         if self._timeout_s is not None and self.elapsed_s() > self._timeout_s:
             raise TimedOut(f"over {self._timeout_s:g} s at step {steps}")
-        stopping = self._must_stop()
+        stopping = self._runtime.must_stop()
         due = time.perf_counter() - self._last_save > CHECKPOINT_INTERVAL_S
         if state is not None and (stopping or due):
             self._save(state())
@@ -157,12 +157,6 @@ class TrialContext:
     def discard_checkpoint(self) -> None:
         if self._checkpoint is not None:
             self._checkpoint.unlink(missing_ok=True)
-
-    def _must_stop(self) -> bool:
-        deadline, stop = self._runtime.deadline, self._runtime.stop
-        return (deadline is not None and time.time() > deadline) or (
-            stop is not None and stop.is_set()
-        )
 
     def _save(self, state: dict[str, Any]) -> None:
         """Write beside and rename, so that a kill leaves the old checkpoint or the new one."""

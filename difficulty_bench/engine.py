@@ -47,10 +47,11 @@ class InlineEngine(Engine):
         self._stop = threading.Event()
 
     def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
+        runtime = replace(runtime, stop=self._stop)
         for trial in trials:
-            if self._stop.is_set():
+            if runtime.must_stop():
                 raise Interrupted("stopped")
-            yield run_trial(trial, replace(runtime, stop=self._stop))
+            yield run_trial(trial, runtime)
 
     def stop(self) -> None:
         self._stop.set()
@@ -85,10 +86,11 @@ def _end_with(parent: int) -> None:
 
 def _work(job: _Job) -> TrialResult | None:
     """The result, or None where the trial was interrupted."""
-    if _worker_stop.is_set():
+    runtime = replace(job.runtime, stop=_worker_stop)
+    if runtime.must_stop():
         return None
     try:
-        return run_trial(job.trial, replace(job.runtime, stop=_worker_stop))
+        return run_trial(job.trial, runtime)
     except Interrupted:
         return None
 

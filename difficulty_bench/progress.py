@@ -31,14 +31,14 @@ class Progress:
         if self._json:
             self._event("note", text=text)
         elif not self._quiet:
-            self._console.print(text, markup=False)
+            self._console.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """A warning is shown even when quiet."""
         if self._json:
             self._event("warning", text=text)
         else:
-            self._console.print(f"warning: {text}", markup=False)
+            self._console.print(f"warning: {text}", markup=False, soft_wrap=True)
 
     def asked(self, task: Task, requests: Sequence[Request]) -> None:
         self._open = [describe(request) for request in requests]
@@ -63,7 +63,9 @@ class Progress:
         elif not self._quiet:
             end = f"{result.score:.4g}" if result.score is not None else ""
             end = end or f"{result.state}: {result.reason}"
-            self._console.print(f"{task.name} {name}: {end} ({result.wall_s:.1f} s)", markup=False)
+            self._console.print(
+                f"{task.name} {name}: {end} ({result.wall_s:.1f} s)", markup=False, soft_wrap=True
+            )
         self._refresh(task)
 
     def close(self) -> None:

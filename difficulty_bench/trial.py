@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -49,6 +50,11 @@ class Runtime:
     checkpoint_dir: Path | None = None
     command: str = ""
     stop: Any = field(default=None, compare=False)  # a threading or multiprocessing Event
+
+    def must_stop(self) -> bool:
+        """Whether the deadline has passed or a stop was asked for."""
+        late = self.deadline is not None and time.time() > self.deadline
+        return late or (self.stop is not None and bool(self.stop.is_set()))
 
 
 def study_identity(task: Task) -> str:

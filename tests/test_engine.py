@@ -13,7 +13,7 @@ from difficulty_bench.context import Interrupted
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request, TrialResult
-from difficulty_bench.trial import Runtime, Trial
+from difficulty_bench.trial import Runtime, Trial, run_trial
 
 TASKS = Registry([Path(__file__).parent / "tiny.yaml"])
 REQUESTS = [Request("trial", d, seed) for d in (0, 3, 20) for seed in (0, 1)]
@@ -106,10 +106,10 @@ def test_a_trial_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     """Stopped at its first tick, then run again: the same z as without the stop."""
     trial = Trial(TASKS.get("tiny"), REQUESTS[2])
     whole = next(InlineEngine().run([trial], Runtime()))
-    passed = Runtime(checkpoint_dir=tmp_path, deadline=time.time() - 1)
+    stopped = Runtime(checkpoint_dir=tmp_path, deadline=time.time() - 1)
     with pytest.raises(Interrupted):
-        list(InlineEngine().run([trial], passed))
+        run_trial(trial, stopped)
     assert [path.suffix for path in tmp_path.iterdir()] == [".pt"]
-    resumed = next(InlineEngine().run([trial], replace(passed, deadline=None)))
+    resumed = next(InlineEngine().run([trial], replace(stopped, deadline=None)))
     assert (resumed.z, resumed.score, resumed.curve) == (whole.z, whole.score, whole.curve)
     assert not list(tmp_path.iterdir())

@@ -35,6 +35,9 @@ def test_offline_runs_are_written(
     tracker.close()
     assert warnings == []
     (file,) = (tmp_path / "wandb").glob(f"offline-run-*/run-{result.identity[:32]}.wandb")
+    deadline = time.monotonic() + 30  # W&B's own process writes it when it comes to it
+    while b"tiny" not in file.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert b"tiny" in file.read_bytes()
 
 
