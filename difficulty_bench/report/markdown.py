@@ -19,8 +19,9 @@ controller, and every value below has a 95% interval.
 OVERVIEW = """\
 ![d_int90 of every task on one logarithmic axis]({path})
 
-*Every task on one axis, easiest first. Filled: local threshold; open: global threshold; bar: 95%
-interval; grey tick: D, all parameters of the network.*
+*Every task of the registry on one axis, easiest first (rows with other settings are in the tables).
+Filled: local threshold; open: global threshold; bar: 95% interval; grey tick: D, all parameters of
+the network.*
 """
 COLUMNS = (
     *("task", "learner", "D", "d_int90 local [95%]", "d_int90 global [95%]"),

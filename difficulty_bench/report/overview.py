@@ -21,8 +21,12 @@ def has_number(row: Row) -> bool:
 
 
 def overview_figure(rows: Sequence[Row]) -> Figure | None:
-    """None where no row has a number yet. Easiest task first, from the top."""
-    shown = sorted(filter(has_number, rows), key=_position)
+    """None where no row has a number yet. Easiest task first, from the top.
+
+    Tasks as the registry defines them; rows with settings only where there are no others.
+    """
+    measured = sorted(filter(has_number, rows), key=_position)
+    shown = [row for row in measured if not row["settings"]] or measured
     if not shown:
         return None
     with styled():

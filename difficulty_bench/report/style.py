@@ -11,7 +11,13 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    EngFormatter,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in grey.
 LOCAL, GLOBAL = "#0072B2", "#D55E00"
@@ -63,9 +69,12 @@ def log_axis(axes: Axes, low: float, high: float) -> None:
     subs = (
         (1.0,) if high / low > 300 else (1.0, 2.0, 5.0) if high / low > 4 else (1, 1.5, 2, 3, 5, 7)
     )
+    decades = high / low > 3e4  # plain numbers would run into each other
     axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_major_formatter(
+        EngFormatter(sep="") if decades else FuncFormatter(lambda value, _: f"{value:,.0f}")
+    )
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
