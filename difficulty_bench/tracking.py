@@ -6,6 +6,7 @@ none shares its memory or random state. Whatever goes wrong there becomes one wa
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -50,6 +51,8 @@ class Tracker:
 
 def _send(task: Task, result: TrialResult, mode: str) -> None:
     """One trial as one run: its curve by step, its end in the summary."""
+    # Before the import: it takes our package `agents` for another and advertises.
+    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
     request = result.request
