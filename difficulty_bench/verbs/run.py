@@ -97,7 +97,8 @@ def _measure(
 
 def _print_rows(store: Store, tasks: Sequence[Task], *, as_json: bool) -> None:
     wanted = {(study_identity(task), task.lr_rule) for task in tasks}
-    found = [row for row in rows(store) if (row["study"], row["lr_rule"]) in wanted]
+    measured = rows(store, {study for study, _ in wanted})
+    found = [row for row in measured if (row["study"], row["lr_rule"]) in wanted]
     if as_json:
         print(json.dumps(found, indent=1, allow_nan=False))
     else:
