@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, ndtri
 
 Array = NDArray[np.float64]
 Curve = Callable[[Array], Array]
@@ -24,20 +24,33 @@ RECORDED = json.loads((Path(__file__).parent / "recorded_curves.json").read_text
 CROSSINGS = (50.0, 5000.0)  # between which a study draws its d_int90
 
 
+Trial = Callable[[float, np.random.Generator], float | None]
+
+
+def gaussian(sd: float) -> Trial:
+    """A trial's score about its mean."""
+    return lambda mean, rng: mean + sd * float(rng.standard_normal())
+
+
 @dataclass(frozen=True)
 class World:
-    """One problem: the mean score at d, the spread of a trial, the baseline and its spread."""
+    """One problem: the curve over d, what a trial gives at a value of the curve, the baseline.
+
+    `level(T)` is the value of the curve at which half of the trials reach T: T itself where the
+    curve is the trials' median.
+    """
 
     mean: Curve
-    sd: float
+    trial: Trial
     baseline: float
     baseline_sd: float
     threshold: float  # global
+    level: Callable[[float], float] = lambda threshold: threshold
 
     def truth(self, threshold: float, d_max: int) -> int | None:
-        """Smallest integer d whose mean, and so median, reaches the threshold: p(d) >= 1/2."""
+        """Smallest integer d with p(d) >= 1/2."""
         d = np.arange(1, d_max + 1)
-        reached = np.flatnonzero(self.mean(d.astype(float)) >= threshold)
+        reached = np.flatnonzero(self.mean(d.astype(float)) >= self.level(threshold))
         return int(d[reached[0]]) if len(reached) else None
 
 
@@ -89,7 +102,7 @@ def never(u: Array) -> Array:
 def drawn(shape: Curve, sd: float, threshold: float = 0.8) -> Callable[..., World]:
     def draw(rng: np.random.Generator) -> World:
         scale = float(np.exp(rng.uniform(*np.log(CROSSINGS))))
-        return World(lambda d: shape(np.log(d / scale)), sd, 1.0, sd, threshold)
+        return World(lambda d: shape(np.log(d / scale)), gaussian(sd), 1.0, sd, threshold)
 
     return draw
 
@@ -97,7 +110,7 @@ def drawn(shape: Curve, sd: float, threshold: float = 0.8) -> Callable[..., Worl
 def step(rng: np.random.Generator) -> World:
     """Never solved below d0, always from d0 on: the toy problem, whose answer is an integer."""
     d0 = int(rng.integers(3, 80))
-    return World(lambda d: np.where(d >= d0, 1.0, 0.3), 1e-4, 1.0, 1e-4, 0.8)
+    return World(lambda d: np.where(d >= d0, 1.0, 0.3), gaussian(1e-4), 1.0, 1e-4, 0.8)
 
 
 def recorded(task: str, sd: float, baseline_sd: float, threshold: float) -> Callable[..., World]:
@@ -106,10 +119,80 @@ def recorded(task: str, sd: float, baseline_sd: float, threshold: float) -> Call
     ys = np.array([curve[d] for d in sorted(curve) if d])
 
     def draw(rng: np.random.Generator) -> World:
-        return World(lambda d: np.interp(np.log(d), xs, ys), sd, curve[0], baseline_sd, threshold)
+        def mean(d: Array) -> Array:
+            return np.asarray(np.interp(np.log(d), xs, ys))
+
+        return World(mean, gaussian(sd), curve[0], baseline_sd, threshold)
 
     return draw
 
+
+# Held-out worlds: written down after the tails, the priors and the kernel's scales were fixed, and
+# never used to choose anything. Each breaks an assumption of the model in its own way.
+
+
+def saturating(u: Array) -> Array:
+    """1 - score falls exponentially in d itself: .9 exp(-d log(9) / d_int90)."""
+    return np.asarray(1.0 - 0.9 * np.exp(-np.log(9.0) * np.exp(u)))
+
+
+def proportional(mean: float, rng: np.random.Generator) -> float:
+    """Seeds spread by an eighth of the error, so less and less as d grows."""
+    return mean + 0.125 * max(1.0 - mean, 0.02) * float(rng.standard_normal())
+
+
+def heavy_tailed(mean: float, rng: np.random.Generator) -> float:
+    return mean + 0.01 * float(rng.standard_t(3))
+
+
+def failing(mean: float, rng: np.random.Generator) -> float | None:
+    """One training in twenty fails, whatever d."""
+    return None if rng.random() < 0.05 else mean + 0.01 * float(rng.standard_normal())
+
+
+FAILING_LEVEL = 0.01 * float(ndtri(0.5 / 0.95))  # above T: .95 P(score >= T) = 1/2
+
+
+def all_or_nothing(p: float, rng: np.random.Generator) -> float:
+    """A controller's return: solved with probability p, otherwise anything from .1 to .7."""
+    if rng.random() < p:
+        return 1.0 + 0.005 * float(rng.standard_normal())
+    return float(rng.uniform(0.1, 0.7))
+
+
+def held_out(
+    shape: Curve, trial: Trial, sd: float, threshold: float = 0.8, above: float = 0.0
+) -> Callable[..., World]:
+    def draw(rng: np.random.Generator) -> World:
+        scale = float(np.exp(rng.uniform(*np.log(CROSSINGS))))
+        return World(
+            lambda d: shape(np.log(d / scale)), trial, 1.0, sd, threshold, lambda t: t + above
+        )
+
+    return draw
+
+
+def returns(rng: np.random.Generator) -> World:
+    """p(d) is logistic in log d with a width of .3; the same for every threshold above .7."""
+    scale = float(np.exp(rng.uniform(*np.log(CROSSINGS))))
+    return World(
+        lambda d: np.asarray(expit(np.log(d / scale) / 0.3)), all_or_nothing, 1.0, 0.005, 0.85,
+        lambda threshold: 0.5,
+    )  # fmt: skip
+
+
+_HELD_OUT: list[tuple[str, Literal["score", "pass"], Callable[..., World], float, str]] = [
+    ("saturating", "score", held_out(saturating, gaussian(0.015), 0.005), 1.25,
+     "errors fall exponentially in d; sd 0.015"),
+    ("proportional", "score", held_out(noisy, proportional, 0.003), 1.25,
+     "errors fall as d^-0.85, seeds spread by an eighth of the error"),
+    ("heavy-tailed", "score", held_out(noisy, heavy_tailed, 0.01), 1.25,
+     "errors fall as d^-0.85, Student t noise with 3 degrees of freedom, scale 0.01"),
+    ("failing", "score", held_out(noisy, failing, 0.01, above=FAILING_LEVEL), 1.25,
+     "errors fall as d^-0.85, sd 0.01, one training in twenty fails"),
+    ("returns", "pass", returns, 1.5,
+     "all or nothing, p(d) logistic in log d with width .3; precision 1.5, as for control"),
+]  # fmt: skip
 
 # Ranges of the recorded curves are those of tasks.yaml. Spreads: 0.01 between seeds near the
 # crossing (METHOD.md, section 2); native training repeats more closely.
@@ -144,6 +227,9 @@ def _cases() -> list[Case]:
         draw = recorded(name, sd, baseline_sd, threshold)
         text = f"recorded means, linear between; sd {sd:g}"
         found.append(Case(name, len(found), "score", draw, bracket, D, describe=text))
+    for name, model, draw, precision, text in _HELD_OUT:
+        text = f"held out: {text}"
+        found.append(Case(name, len(found), model, draw, precision=precision, describe=text))
     return found
 
 

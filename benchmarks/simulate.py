@@ -11,6 +11,7 @@ curves recorded by Li et al. (2018), with Gaussian noise between seeds. Counted 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -26,8 +27,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # matrices are small; processes a
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
-from shapes import CASES, Case, World
+from shapes import CASES, Case, World, gaussian
 
+import difficulty_bench
 from difficulty_bench.crossing import Crossing, geometric
 from difficulty_bench.estimate import Estimate, estimate
 from difficulty_bench.registry import Search, Task
@@ -89,12 +91,9 @@ def simulated_task(case: Case, world: World) -> Task:
 
 
 def outcome(world: World, request: Request, rng: np.random.Generator) -> Outcome:
-    mean, sd = (
-        (world.baseline, world.baseline_sd)
-        if request.role == "baseline"
-        else (float(world.mean(np.array([request.d]))[0]), world.sd)
-    )
-    return Outcome(mean + sd * float(rng.standard_normal()))
+    if request.role == "baseline":
+        return Outcome(gaussian(world.baseline_sd)(world.baseline, rng))
+    return Outcome(world.trial(float(world.mean(np.array([request.d]))[0]), rng))
 
 
 def adaptive_study(number: int, seed: int) -> Study:
@@ -316,27 +315,52 @@ def main() -> None:
     file = given.out / "simulation.json"
     if not given.page:
         given.out.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(run(given.studies, given.processes), indent=1) + "\n")
+        run(given.studies, given.processes, file)
     found = json.loads(file.read_text())
     file.with_suffix(".md").write_text(page(found["rows"], found["about"]))
 
 
-def run(studies: int, processes: int) -> dict[str, Any]:
-    start, rows = time.perf_counter(), []
-    with Pool(processes) as pool:
-        for case in CASES.values():
-            rows.append(measure(pool, case, studies))
-            print(json.dumps(rows[-1]), flush=True)
+def run(studies: int, processes: int, file: Path) -> None:
+    """Measure every case, and write `file` after each; rows of an interrupted run are kept.
+
+    They are kept only where the code that they hang on has not changed since.
+    """
     about = {
         "command": f"python benchmarks/simulate.py --studies {studies}",
         "studies": studies,
         "processes": processes,
-        "wall_s": round(time.perf_counter() - start),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "code": code_hash(),
     }
-    return {"about": about, "rows": rows}
+    rows = kept_rows(file, about)
+    with Pool(processes) as pool:
+        for case in list(CASES.values())[len(rows) :]:
+            rows.append(measure(pool, case, studies))
+            print(json.dumps(rows[-1]), flush=True)
+            about["wall_s"] = round(sum(row["wall_s"] for row in rows))
+            file.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+
+
+def kept_rows(file: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    found = json.loads(file.read_text()) if file.exists() else {"about": {}, "rows": []}
+    same = all(found["about"].get(key) == about[key] for key in ("studies", "code"))
+    rows: list[dict[str, Any]] = found["rows"]
+    return rows if same and len(rows) < len(CASES) else []
+
+
+def code_hash() -> str:
+    """Of all that decides a row: the pure modules of the suite and these two files."""
+    names = (
+        "baseline", "belief", "crossing", "curve", "design", "estimate", "psychometric", "script",
+        "search", "stages",
+    )  # fmt: skip
+    package = Path(difficulty_bench.__file__).parent
+    files = [package / f"{name}.py" for name in names] + sorted(
+        Path(__file__).parent.glob("s[hi]*.py")
+    )
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 if __name__ == "__main__":

@@ -67,6 +67,13 @@ class Curve:
         q = self.power[:, None] - (kc * k).sum(-1) + ((r @ self.beta_cov) * r).sum(-1)
         return self._located(k, x), self.spread2[:, None] * np.maximum(q, 1e-12)
 
+    def lowest(self, x: Array) -> Array:
+        """OUTLIER predictive spreads of one trial below the mean score at x, (X,)."""
+        mean = self.mean(x)
+        location, scale2 = self.moments(x)
+        variance = self.weight @ (scale2 + self.spread2[:, None] + (location - mean) ** 2)
+        return np.asarray(mean - OUTLIER * np.sqrt(variance))
+
     def covariance(self, x: Array) -> Array:
         """Posterior covariance (X, X) of the mean score, within hypotheses and between them."""
         k = self._cross(x)
