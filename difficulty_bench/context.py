@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .errors import UsageError, did_you_mean
 from .problem import Split
 from .seeds import Streams
 from .subspace import SubspaceOptimizer
@@ -28,6 +29,10 @@ class Diverged(Exception):
 
 class TimedOut(Exception):
     """The trial ran past its task's `timeout_s`; it is not solved."""
+
+
+class EarlyStop(Exception):
+    """The task's `early_stop` rule ends the training; the network is evaluated as it stands."""
 
 
 class Interrupted(Exception):
@@ -51,7 +56,7 @@ class TrialContext:
         self.curve: list[tuple[int, str, float]] = []
         self.steps = 0
         self._projection = trial.task.projection
-        self._timeout_s = trial.task.timeout_s
+        self._timeout_s, self._early_stop = trial.task.timeout_s, trial.task.early_stop
         self._runtime = runtime
         self._optimizer: torch.optim.Optimizer | None = None
         self._earlier_s = 0.0
@@ -124,13 +129,15 @@ class TrialContext:
 
         `state()` gives all that `resume` needs (tensors and plain containers); with it the trial
         checkpoints once a minute and before it stops. Raise Diverged for a value that is not
-        finite, TimedOut, or Interrupted; let all three pass.
+        finite, EarlyStop, TimedOut, or Interrupted; let all four pass.
         """
         self.steps = steps
         for name, value in values.items():
             if not math.isfinite(value):
                 raise Diverged(f"{name} is {value} at step {steps}")
             self.curve.append((steps, name, float(value)))
+        if self._is_solved():
+            raise EarlyStop
         if self._timeout_s is not None and self.elapsed_s() > self._timeout_s:
             raise TimedOut(f"over {self._timeout_s:g} s at step {steps}")
         stopping = self._runtime.must_stop()
@@ -139,6 +146,24 @@ class TrialContext:
             self._save(state())
         if stopping:
             raise Interrupted(f"stopped at step {steps}")
+
+    def _is_solved(self) -> bool:
+        """Read off the curve, so that a resumed trial stops where an uninterrupted one does."""
+        rule = self._early_stop
+        if rule is None:
+            return False
+        values = [value for _, name, value in self.curve if name == rule.metric][-rule.times :]
+        return len(values) == rule.times and min(values) >= rule.at
+
+    def check_early_stop(self) -> None:
+        """Raise UsageError where the rule waited for a metric that was never reported."""
+        names = sorted({name for _, name, _ in self.curve})
+        if self._early_stop is not None and self._early_stop.metric not in names:
+            raise UsageError(
+                f"early_stop.metric: the agent reports no '{self._early_stop.metric}'"
+                f"{did_you_mean(self._early_stop.metric, names)}; it reports "
+                f"{', '.join(names) or 'nothing'}"
+            )
 
     def resume(self) -> dict[str, Any] | None:
         """The `state` of the last checkpoint, or None for a fresh start."""

@@ -53,6 +53,17 @@ class Search(Entry):
         return self
 
 
+class EarlyStop(Entry):
+    """End a training once `metric`, as the agent reports it, was at `at` or above `times` in a row.
+
+    Part of what a trial is, native or not, and the same for both.
+    """
+
+    metric: str
+    at: float
+    times: PositiveInt = 2
+
+
 class Reference(Entry):
     """A published d_int90, for comparison only."""
 
@@ -78,6 +89,7 @@ class Task(Entry):
     tuning: Tuning | None = None
     baseline_seeds: Annotated[int, Field(ge=3)] = 5
     timeout_s: Positive | None = None
+    early_stop: EarlyStop | None = None
     search: Search
     reference: Reference | None = None
     notes: str | None = None
@@ -95,15 +107,17 @@ class Task(Entry):
         search range, tuning grid, reference), so that reading anew trains nothing anew.
         """
         entries = {"problem": self.problem, "network": self.network, "agent": self.agent}
-        return {
+        found: dict[str, Any] = {
             "task": self.name,
             "version": self.version,
             "projection": self.projection,
             "timeout_s": self.timeout_s,
-        } | {
-            key: {"entry_point": entry.entry_point, **entry.parameters()}
-            for key, entry in entries.items()
         }
+        if self.early_stop is not None:  # absent otherwise, as before the key existed
+            found["early_stop"] = self.early_stop.model_dump()
+        for key, entry in entries.items():
+            found[key] = {"entry_point": entry.entry_point, **entry.parameters()}
+        return found
 
 
 def default_file() -> Path:

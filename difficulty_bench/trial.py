@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .context import Diverged, Interrupted, TimedOut, TrialContext
+from .context import Diverged, EarlyStop, Interrupted, TimedOut, TrialContext
 from .environment import describe_environment
 from .errors import BenchError, UsageError
 from .problem import Evaluation, Problem, count_parameters
@@ -102,7 +102,7 @@ def run_trial(trial: Trial, runtime: Runtime) -> TrialResult:
     reason: str | None = None
     evaluation: Evaluation | None = None
     try:
-        trial.task.agent(problem, network.to(context.device), context)
+        _train(trial, problem, network.to(context.device), context)
         evaluation = _evaluate(problem, network, context)
     except TimedOut as error:
         state, reason = "timed_out", str(error)
@@ -151,6 +151,14 @@ def failed_result(trial: Trial, runtime: Runtime, reason: str) -> TrialResult:
         device=runtime.device,
         environment=describe_environment(runtime.command),
     )
+
+
+def _train(trial: Trial, problem: Problem, network: nn.Module, context: TrialContext) -> None:
+    try:
+        trial.task.agent(problem, network, context)
+    except EarlyStop:
+        return
+    context.check_early_stop()
 
 
 def _evaluate(problem: Problem, network: nn.Module, context: TrialContext) -> Evaluation:
