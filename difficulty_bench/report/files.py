@@ -6,15 +6,20 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ResourceError, UsageError, did_you_mean
 from ..store import Store
-from .markdown import anchor, markdown
+from .markdown import Figures, anchor, markdown
 from .rows import FIELDS, row
 from .study import StudyReport, study_reports
 from .text import Row
+from .variants import comparisons, leading
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PLOTS = "plots"
 CSV_FIELDS = (
@@ -24,14 +29,14 @@ CSV_FIELDS = (
     *("reference_threshold", "reference_local", "reference_global"),
     *("reference_inside", "reference_inside_global", "error", "study"),
 )
-Page = Callable[[Sequence[Row], Mapping[int, str], str | None], str]
+Page = Callable[[Sequence[Row], Figures], str]
 
 
-def to_json(rows: Sequence[Row], plots: Mapping[int, str], overview: str | None) -> str:
+def to_json(rows: Sequence[Row], figures: Figures) -> str:
     return json.dumps(list(rows), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def to_csv(rows: Sequence[Row], plots: Mapping[int, str], overview: str | None) -> str:
+def to_csv(rows: Sequence[Row], figures: Figures) -> str:
     """One line a row; missing is an empty cell."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_FIELDS, extrasaction="ignore", lineterminator="\n")
@@ -57,37 +62,34 @@ def write_report(source: Store, out: Path, formats: Sequence[str] = FORMATS) -> 
     reports = study_reports(source)
     rows = [row(report) for report in reports]
     files: dict[str, bytes] = {}
-    plots: dict[int, str] = {}
-    overview = None
-    if WITH_PLOTS.intersection(formats):
-        overview = _draw(reports, rows, plots, files)
+    figures = _draw(reports, rows, files) if WITH_PLOTS.intersection(formats) else Figures()
     for name in dict.fromkeys(formats):
-        files[f"difficulty.{name}"] = PAGES[name](rows, plots, overview).encode()
+        files[f"difficulty.{name}"] = PAGES[name](rows, figures).encode()
     return [_write(out / name, content) for name, content in files.items()]
 
 
-def _draw(
-    reports: Sequence[StudyReport],
-    rows: Sequence[Row],
-    plots: dict[int, str],
-    files: dict[str, bytes],
-) -> str | None:
-    """Add every figure to `files` and each row's to `plots`; return the overview's path."""
+def _draw(reports: Sequence[StudyReport], rows: Sequence[Row], files: dict[str, bytes]) -> Figures:
+    """Add every figure to `files`."""
     from .overview import overview_figure
     from .plot import study_figure
     from .style import svg
 
+    figures = Figures()
+
+    def add(name: str, figure: Figure | None) -> str | None:
+        if figure is None:
+            return None
+        files[path := f"{PLOTS}/{name}.svg"] = svg(figure)
+        return path
+
     for index, (report, values) in enumerate(zip(reports, rows, strict=True)):
-        figure = study_figure(report, values)
-        if figure is not None:
-            plots[index] = f"{PLOTS}/{anchor(values)}.svg"
-            files[plots[index]] = svg(figure)
-    figure = overview_figure(rows)
-    if figure is None:
-        return None
-    path = f"{PLOTS}/overview.svg"
-    files[path] = svg(figure)
-    return path
+        if path := add(anchor(values), study_figure(report, values)):
+            figures.plots[index] = path
+    for comparison in comparisons(rows):
+        if path := add(comparison.slug, comparison.figure()):
+            figures.comparisons[comparison.slug] = path
+    figures.overview = add("overview", overview_figure(leading(rows)))
+    return figures
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from . import text
 from .study import PARADIGMS
 from .text import Row, code, escape
+from .variants import Comparison, comparisons, leading
+
+
+@dataclass
+class Figures:
+    """Paths of the figures, relative to the page: by the row's index, by the comparison's slug."""
+
+    plots: dict[int, str] = field(default_factory=dict)
+    comparisons: dict[str, str] = field(default_factory=dict)
+    overview: str | None = None
+
 
 INTRO = """\
 # Intrinsic dimension, measured
@@ -19,7 +31,7 @@ controller, and every value below has a 95% interval.
 OVERVIEW = """\
 ![d_int90 of every task on one logarithmic axis]({path})
 
-*Every task of the registry on one axis, easiest first (rows with other settings are in the tables).
+*Every task of the registry on one axis, easiest first.
 Filled: local threshold; open: global threshold; bar: 95% interval; grey tick: D, all parameters of
 the network.*
 """
@@ -71,12 +83,24 @@ accuracy and return are both normalised between floor and baseline, but their no
 """
 
 
-def markdown(rows: Sequence[Row], plots: Mapping[int, str], overview: str | None) -> str:
-    """`plots` maps a row's index to its figure; paths are relative to the page."""
+COMPARED = ("setting", "D", "d_int90 local [95%]", "d_int90 global [95%]", *COLUMNS[-4:])
+COMPARISONS = """\
+## Comparisons
+
+What else was measured: the same task with another projection, learning-rate rule or network, and
+the same problem with another learner. Filled, open, bars and ticks as above.
+"""
+
+
+def markdown(rows: Sequence[Row], figures: Figures) -> str:
+    plots, overview = figures.plots, figures.overview
     parts = [INTRO]
     if overview is not None:
         parts.append(OVERVIEW.format(path=overview))
-    parts += [_paradigm(paradigm, rows) for paradigm in PARADIGMS]
+    parts += [_paradigm(paradigm, leading(rows)) for paradigm in PARADIGMS]
+    if compared := comparisons(rows):
+        parts.append(COMPARISONS)
+        parts += [_comparison(c, figures.comparisons.get(c.slug)) for c in compared]
     if not rows:
         parts.append("No study has been run yet: `bench run --task digits` measures one.\n")
     parts.append(READING)
@@ -95,6 +119,18 @@ def _paradigm(paradigm: str, rows: Sequence[Row]) -> str:
     for row in own:
         if row["error"]:
             lines += ["", f"No number for {escape(row['error'], 600)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _comparison(comparison: Comparison, plot: str | None) -> str:
+    lines = [f"### {escape(comparison.title)}", ""]
+    if plot is not None:
+        lines += [f"![d_int90: {escape(comparison.title)}]({plot})", ""]
+    lines += [_line(COMPARED), _line(["---"] * len(COMPARED))]
+    for row, name in zip(comparison.rows, comparison.names, strict=True):
+        link = f"[{escape(name or 'as registered')}](#{anchor(row)})"
+        cells = _cells(row)
+        lines.append(_line([link, *cells[2:5], *cells[-4:]]))
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The figure that the suite exists for: every task on one axis of d_int90."""
+"""The figure that the suite exists for: rows on one axis of d_int90."""
 
 from __future__ import annotations
 
@@ -10,25 +10,20 @@ from matplotlib.lines import Line2D
 
 from ..crossing import ABOVE, BELOW
 from .style import GREY, INK, PALE, PARADIGM, log_axis, mark, new_figure, styled
-from .text import Row, searched, variant
+from .text import Row, has_number, searched, variant
 
 SIZE = 5.0  # points
 LANE = 0.17  # how far local and global stand apart, of a row's height
 
 
-def has_number(row: Row) -> bool:
-    return any(row[f"d_int90{s}"] or row[f"censored{s}"] in (ABOVE, BELOW) for s in ("", "_global"))
-
-
 def overview_figure(rows: Sequence[Row]) -> Figure | None:
-    """None where no row has a number yet. Easiest task first, from the top.
+    """None where no row has a number yet. Easiest task first, from the top."""
+    shown = sorted(filter(has_number, rows), key=_position)
+    return forest_figure(shown, _names(shown)) if shown else None
 
-    Tasks as the registry defines them; rows with settings only where there are no others.
-    """
-    measured = sorted(filter(has_number, rows), key=_position)
-    shown = [row for row in measured if not row["settings"]] or measured
-    if not shown:
-        return None
+
+def forest_figure(shown: Sequence[Row], names: Sequence[str]) -> Figure:
+    """Rows that have a number, from the top, each with its name."""
     with styled():
         figure, axes = new_figure(1.15 + 0.34 * len(shown))
         values = [d for row in shown for d in _extent(row)]
@@ -39,7 +34,7 @@ def overview_figure(rows: Sequence[Row]) -> Figure | None:
             both = row["threshold_global"] is not None
             _draw(axes, row, "", y - LANE * both, filled=True)
             _draw(axes, row, "_global", y + LANE, filled=False)
-        axes.set_yticks(range(len(shown)), _names(shown))
+        axes.set_yticks(range(len(shown)), names)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_ylim(len(shown) - 0.4, -0.6)

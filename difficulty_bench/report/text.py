@@ -67,6 +67,11 @@ def d_int90_text(row: Row) -> str:
     return f"{local}; {d_int90(row, '_global')} global"
 
 
+def has_number(row: Row) -> bool:
+    """Whether a figure can show the row: it has a d_int90, or an end beyond which that lies."""
+    return any(row[f"d_int90{s}"] or row[f"censored{s}"] in (ABOVE, BELOW) for s in ("", "_global"))
+
+
 def baseline(row: Row) -> str:
     if row["baseline_mean"] is None:
         return NONE

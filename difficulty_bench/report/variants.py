@@ -1,0 +1,80 @@
+"""Which rows the tables lead with, and which stand beside them for comparison.
+
+The main tables hold one row a task: the task as the registry defines it. A row with overrides (a
+projection, a learning-rate rule, another network) belongs beside that one, in a comparison.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .text import Row, has_number, variant
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows that differ in something on purpose; `names` says in what, row by row."""
+
+    title: str
+    slug: str
+    rows: tuple[Row, ...]
+    names: tuple[str, ...]
+
+    def figure(self) -> Figure | None:
+        """None where fewer than two rows have a number."""
+        from .overview import forest_figure  # matplotlib takes a second that no other verb needs
+
+        pairs = [(r, n) for r, n in zip(self.rows, self.names, strict=True) if has_number(r)]
+        if len(pairs) < 2:
+            return None
+        return forest_figure([row for row, _ in pairs], [name for _, name in pairs])
+
+
+def leading(rows: Sequence[Row]) -> list[Row]:
+    """One row for every task and version: the one without overrides, or the first there is."""
+    first: dict[tuple[str, int], Row] = {}
+    for row in sorted(rows, key=lambda row: bool(row["settings"])):  # stable
+        first.setdefault((row["task"], row["version"]), row)
+    kept = {id(row) for row in first.values()}
+    return [row for row in rows if id(row) in kept]
+
+
+def comparisons(rows: Sequence[Row]) -> list[Comparison]:
+    """What one task gives under other settings; what one problem gives with other learners."""
+    tasks = _groups(rows, lambda row: f"{row['task']} v{row['version']}")
+    found = [_of_task(name, group) for name, group in tasks]
+    environments = [row for row in leading(rows) if row["paradigm"] == "reinforcement"]
+    problems = _groups(environments, lambda row: str(row["problem"]))
+    return found + [_of_problem(group) for _, group in problems]
+
+
+def _groups(rows: Iterable[Row], key: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
+    """Groups of two or more, in the order of their first rows."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[key(row)].append(row)
+    return [(name, group) for name, group in groups.items() if len(group) > 1]
+
+
+def _of_task(name: str, group: Sequence[Row]) -> Comparison:
+    ordered = sorted(group, key=lambda row: (bool(row["settings"]), row["D"]))
+    parts = [variant(row).split(", ") for row in ordered]
+    common = set[str].intersection(*map(set, parts))
+    names = tuple(", ".join(p for p in part if p not in common) for part in parts)
+    return Comparison(f"{name}: other settings", _slug(name), tuple(ordered), names)
+
+
+def _of_problem(group: Sequence[Row]) -> Comparison:
+    names = tuple(f"{row['task']} ({row['agent'].partition('(')[0]})" for row in group)
+    title = f"{' / '.join(row['task'] for row in group)}: one problem, several learners"
+    return Comparison(title, _slug("-".join(row["task"] for row in group)), tuple(group), names)
+
+
+def _slug(name: str) -> str:
+    return "compare-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
