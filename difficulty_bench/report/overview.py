@@ -13,6 +13,7 @@ from .style import GREY, INK, PALE, PARADIGM, log_axis, mark, new_figure, styled
 from .text import Row, has_number, searched, variant
 
 SIZE = 5.0  # points
+MARGIN = 1.6  # factor between the outermost values and the edges
 LANE = 0.17  # how far local and global stand apart, of a row's height
 
 
@@ -22,15 +23,18 @@ def overview_figure(rows: Sequence[Row]) -> Figure | None:
     return forest_figure(shown, _names(shown)) if shown else None
 
 
-def forest_figure(shown: Sequence[Row], names: Sequence[str]) -> Figure:
-    """Rows that have a number, from the top, each with its name."""
+def forest_figure(shown: Sequence[Row], names: Sequence[str], *, sizes: bool = True) -> Figure:
+    """Rows that have a number, from the top, each with its name; with `sizes`, D as a tick."""
     with styled():
         figure, axes = new_figure(1.15 + 0.34 * len(shown))
-        values = [d for row in shown for d in _extent(row)]
-        log_axis(axes, min(values) / 1.6, max(values) * 1.6)
+        values = [d for row in shown for d in _extent(row) + [row["D"]] * sizes]
+        low, high = min(values) / MARGIN, max(values) * MARGIN
+        log_axis(axes, low, high)
         for y, row in enumerate(shown):
-            axes.plot([min(values) / 1.6, row["D"]], [y, y], color=PALE, linewidth=0.8, zorder=0)
-            axes.plot(row["D"], y, "|", color=GREY, markersize=8, markeredgewidth=1.2)
+            end = row["D"] if sizes else high
+            axes.plot([low, end], [y, y], color=PALE, linewidth=0.8, zorder=0)
+            if sizes:
+                axes.plot(end, y, "|", color=GREY, markersize=8, markeredgewidth=1.2)
             both = row["threshold_global"] is not None
             _draw(axes, row, "", y - LANE * both, filled=True)
             _draw(axes, row, "_global", y + LANE, filled=False)
@@ -39,7 +43,7 @@ def forest_figure(shown: Sequence[Row], names: Sequence[str]) -> Figure:
         axes.spines["left"].set_visible(False)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlabel("d_int90 with its 95% interval")
-        figure.legend(handles=_legend(shown), loc="outside lower center", ncols=3,
+        figure.legend(handles=_legend(shown, sizes), loc="outside lower center", ncols=3,
                       handletextpad=0.4, columnspacing=1.2)  # fmt: skip
     return figure
 
@@ -58,7 +62,7 @@ def _point(row: Row, suffix: str) -> int | None:
 
 def _extent(row: Row) -> list[int]:
     ends = [row[f"{end}{s}"] for end in ("ci_low", "ci_high") for s in ("", "_global")]
-    every = [row["D"], _point(row, ""), _point(row, "_global"), *ends]
+    every = [_point(row, ""), _point(row, "_global"), *ends]
     return [value for value in every if value]
 
 
@@ -89,7 +93,7 @@ def _draw(axes: Axes, row: Row, suffix: str, y: float, *, filled: bool) -> None:
               markersize=SIZE, markeredgewidth=1.2, zorder=3)  # fmt: skip
 
 
-def _legend(shown: Sequence[Row]) -> list[Line2D]:
+def _legend(shown: Sequence[Row], sizes: bool) -> list[Line2D]:
     present = {row["paradigm"] for row in shown}
     handles = [mark(m, c, name, size=SIZE) for name, (c, m) in PARADIGM.items() if name in present]
     handles.append(mark("o", INK, "local threshold", size=SIZE))
@@ -97,4 +101,4 @@ def _legend(shown: Sequence[Row]) -> list[Line2D]:
         handles.append(mark("o", INK, "global threshold", size=SIZE, face="white"))
     if any(row[f"censored{s}"] in (ABOVE, BELOW) for row in shown for s in ("", "_global")):
         handles.append(mark(">", INK, "beyond the range searched", size=SIZE))
-    return [*handles, mark("|", GREY, "D", size=SIZE)]
+    return [*handles, mark("|", GREY, "D", size=SIZE)] if sizes else handles

@@ -33,7 +33,9 @@ class Comparison:
         pairs = [(r, n) for r, n in zip(self.rows, self.names, strict=True) if has_number(r)]
         if len(pairs) < 2:
             return None
-        return forest_figure([row for row, _ in pairs], [name for _, name in pairs])
+        shown = [row for row, _ in pairs]
+        sizes = len({row["D"] for row in shown}) > 1
+        return forest_figure(shown, [_label(name) for _, name in pairs], sizes=sizes)
 
 
 def leading(rows: Sequence[Row]) -> list[Row]:
@@ -74,6 +76,12 @@ def _of_problem(group: Sequence[Row]) -> Comparison:
     names = tuple(f"{row['task']} ({row['agent'].partition('(')[0]})" for row in group)
     title = f"{' / '.join(row['task'] for row in group)}: one problem, several learners"
     return Comparison(title, _slug("-".join(row["task"] for row in group)), tuple(group), names)
+
+
+def _label(name: str) -> str:
+    """A setting short enough for an axis: `width=400, depth=5` without the sections' names."""
+    parts = [part.partition("=") for part in name.split(", ")]
+    return ", ".join(f"{key.rpartition('.')[2]}{sign}{value}" for key, sign, value in parts)
 
 
 def _slug(name: str) -> str:
