@@ -15,6 +15,7 @@ from torch import Tensor
 
 from difficulty_bench.errors import ResourceError, UsageError
 
+from .episodes import Episodes
 from .evaluation import GymnasiumProblem
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -90,6 +91,9 @@ class ControlProblem(GymnasiumProblem):
         return RecordEpisodeStatistics(
             SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
         )
+
+    def make_episodes(self, num_envs: int) -> gym.vector.VectorEnv:
+        return Episodes([lambda: make_env(self.id, self.env_kwargs)] * num_envs)
 
 
 def checked_observations(id: str, space: gym.Space[Any]) -> Box:
