@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ def evolve(
     population: Annotated[int, Field(ge=2, multiple_of=2)] = 64,
     sigma: Positive = 0.02,
     learning_rate: Positive = 1e-2,
+    lr_schedule: Literal["constant", "linear"] = "constant",
     weight_decay: NotNegative = 0.0,
     cma_max_d: Annotated[int, Field(ge=0)] = 200,
     cma_population: Annotated[int, Field(ge=2)] | None = None,
@@ -46,9 +48,9 @@ def evolve(
     generation share, the mean at least `mean_episodes` (a multiple of `episodes`), whose return is
     the curve. What remains in the network is the distribution's mean.
 
-    `population`, `sigma`, `learning_rate` (Adam's) and `weight_decay` are OpenAI-ES's;
-    `cma_population` (null: 4 + 3 ln d) and `cma_sigma`, the initial one, are CMA-ES's. Both
-    sigmas and the learning rate are changes of a native coordinate: like every step size they are
+    `population`, `sigma`, `learning_rate` (Adam's), its schedule over the budget and
+    `weight_decay` are OpenAI-ES's; `cma_population` (null: 4 + 3 ln d) and `cma_sigma`, the
+    initial one, are CMA-ES's. Both sigmas and the learning rate are changes of a native coordinate: like every step size they are
     multiplied by the trial's `lr_scale`, so that under the matched rule, sqrt(D/d), a
     perturbation in the subspace is as long as a native one.
 
@@ -71,16 +73,20 @@ def evolve(
         strategy = OpenAIES(
             coordinates,
             sigma=sigma * context.lr_scale,
-            learning_rate=learning_rate * context.lr_scale,
             weight_decay=weight_decay,
             population=population,
             seed=context.streams.agent,
         )
+
+    def rate(progress: float) -> float:
+        share = 1 - progress if lr_schedule == "linear" else 1.0
+        return learning_rate * context.lr_scale * share
+
     mean_rows = math.ceil(mean_episodes / episodes)
     rows = strategy.population + mean_rows
     arena = Arena(problem, network, context.device, rows=rows, episodes=episodes)
     try:
-        _Run(context, coordinates, strategy, arena).until(total_timesteps)
+        _Run(context, coordinates, strategy, arena).until(total_timesteps, rate)
     finally:
         arena.close()
 
@@ -99,12 +105,13 @@ class _Run:
             self.strategy.load(resumed["strategy"])
             self.arena.steps = self.steps
 
-    def until(self, total_timesteps: int) -> None:
+    def until(self, total_timesteps: int, rate: Callable[[float], float]) -> None:
+        """`rate` is the learning rate at a share of the budget."""
         while self.steps < total_timesteps:
-            mean = self.strategy.mean()
+            mean, learning_rate = self.strategy.mean(), rate(self.steps / total_timesteps)
             returns = self._play(self.strategy.ask(), mean)  # (rows, episodes)
             K = self.strategy.population
-            self.strategy.tell(returns[:K].mean(axis=1))
+            self.strategy.tell(returns[:K].mean(axis=1), learning_rate)
             self.generation, self.steps = self.generation + 1, self.arena.steps
             # A trial that ends at this tick keeps the policy whose return the tick tells.
             self.coordinates.set_z(mean)

@@ -24,8 +24,11 @@ class Strategy(Protocol):
     def ask(self) -> Tensor:
         """A generation's points (population, d)."""
 
-    def tell(self, fitness: np.ndarray) -> None:
-        """Take the fitness (population,) of the points last asked for."""
+    def tell(self, fitness: np.ndarray, learning_rate: float) -> None:
+        """Take the fitness (population,) of the points last asked for, and a step at this rate.
+
+        CMA-ES sets its rates itself.
+        """
 
     def state(self) -> Plain:
         """Tensors and plain values that say what all `tell`s so far have done."""
@@ -48,7 +51,6 @@ class OpenAIES:
         coordinates: Coordinates,
         *,
         sigma: float,
-        learning_rate: float,
         weight_decay: float,
         population: int,
         seed: int,
@@ -56,7 +58,7 @@ class OpenAIES:
         self.coordinates, self.sigma, self.decay = coordinates, sigma, weight_decay
         self.population, self.seed = population, seed
         self.z = coordinates.z.requires_grad_()  # (d,)
-        self.adam = torch.optim.Adam([self.z], lr=learning_rate)
+        self.adam = torch.optim.Adam([self.z])
         self.generation = 0
 
     def mean(self) -> Tensor:
@@ -71,7 +73,7 @@ class OpenAIES:
         shifts = self.sigma * self.eps
         return torch.cat([self.z.detach() + shifts, self.z.detach() - shifts])
 
-    def tell(self, fitness: np.ndarray) -> None:
+    def tell(self, fitness: np.ndarray, learning_rate: float) -> None:
         ranks = torch.as_tensor(centred_ranks(fitness)).to(self.z)  # (population,)
         plus, minus = ranks.chunk(2)
         ascent = (plus - minus) @ self.eps / (self.population * self.sigma)  # (d,)
@@ -80,6 +82,7 @@ class OpenAIES:
             P, theta_0 = self.coordinates.projection, self.coordinates.theta_0
             theta = theta_0 + P.project(self.z.detach())  # (D,)
             self.z.grad += self.decay * P.project_transposed(theta)
+        self.adam.param_groups[0]["lr"] = learning_rate
         self.adam.step()
         self.generation += 1
 
@@ -128,7 +131,7 @@ class CMAES:
         self.points = self.strategy.ask()
         return torch.as_tensor(np.stack(self.points), dtype=torch.float32)
 
-    def tell(self, fitness: np.ndarray) -> None:
+    def tell(self, fitness: np.ndarray, learning_rate: float = 0.0) -> None:
         self.strategy.tell(self.points, list(-fitness))
         self.told.append(torch.as_tensor(fitness, dtype=torch.float64))
 

@@ -205,13 +205,13 @@ def openai(d: int, **keys: Any) -> OpenAIES:
     network = nn.Linear(d, 1, bias=False)
     nn.init.zeros_(network.weight)
     coordinates = Coordinates(network.parameters(), Identity(d))
-    defaults = {"sigma": 0.1, "learning_rate": 0.1, "weight_decay": 0.0, "population": 1000}
+    defaults = {"sigma": 0.1, "weight_decay": 0.0, "population": 1000}
     return OpenAIES(coordinates, seed=1, **(defaults | keys))
 
 
 def test_the_mirrored_estimate_points_along_a_linear_function() -> None:
     strategy, slope = openai(5), torch.tensor([1.0, -2.0, 0.5, 3.0, -0.1])
-    strategy.tell((strategy.ask() @ slope).numpy())
+    strategy.tell((strategy.ask() @ slope).numpy(), 0.1)
     assert strategy.z.grad is not None
     ascent = -strategy.z.grad
     # 500 pairs in 5 dimensions: the direction's error is about sqrt(5 / 500)
@@ -222,7 +222,7 @@ def test_the_estimate_does_not_see_a_constant_or_a_scale() -> None:
     values = []
     for shift, scale in ((0.0, 1.0), (1000.0, 7.0)):
         strategy = openai(5)
-        strategy.tell((strategy.ask().sum(1) * scale + shift).double().numpy())
+        strategy.tell((strategy.ask().sum(1) * scale + shift).double().numpy(), 0.1)
         values.append(strategy.mean())
     torch.testing.assert_close(values[0], values[1])
 
@@ -230,7 +230,7 @@ def test_the_estimate_does_not_see_a_constant_or_a_scale() -> None:
 def test_equal_returns_move_nothing() -> None:
     strategy = openai(5)
     strategy.ask()
-    strategy.tell(np.full(1000, -200.0))
+    strategy.tell(np.full(1000, -200.0), 0.1)
     assert not strategy.mean().any()
 
 
@@ -238,11 +238,9 @@ def test_weight_decay_pulls_the_parameters_not_z_towards_zero() -> None:
     network = nn.Linear(8, 1, bias=False)
     nn.init.ones_(network.weight)
     coordinates = Coordinates(network.parameters(), make("hashed", 8, 2, seed=0))
-    strategy = OpenAIES(
-        coordinates, sigma=0.1, learning_rate=0.1, weight_decay=0.5, population=4, seed=0
-    )
+    strategy = OpenAIES(coordinates, sigma=0.1, weight_decay=0.5, population=4, seed=0)
     strategy.ask()
-    strategy.tell(np.zeros(4))
+    strategy.tell(np.zeros(4), 0.1)
     expected = 0.5 * coordinates.projection.project_transposed(torch.ones(8))
     torch.testing.assert_close(strategy.z.grad, expected)
 
@@ -379,6 +377,18 @@ def test_step_sizes_follow_the_rule_natively_and_in_the_subspace(
                 Setting(keys, d).train()
     expected = [0.1 * math.sqrt(26), 0.3 * math.sqrt(26)]
     assert lengths == pytest.approx(2 * expected, rel=0.02)
+
+
+def test_the_learning_rate_falls_with_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+
+    def tell(self: OpenAIES, fitness: np.ndarray, learning_rate: float) -> None:
+        rates.append(learning_rate)
+
+    monkeypatch.setattr(OpenAIES, "tell", tell)
+    result = run({**OPENAI, "lr_schedule": "linear"}, 13)
+    begun = [0] + [step for step, name, _ in result.curve if name == "episodic_return"][:-1]
+    assert rates == pytest.approx([0.1 * math.sqrt(2) * (1 - step / 1200) for step in begun])
 
 
 def test_a_return_that_is_not_finite_fails_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
