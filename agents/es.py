@@ -50,9 +50,9 @@ def evolve(
 
     `population`, `sigma`, `learning_rate` (Adam's), its schedule over the budget and
     `weight_decay` are OpenAI-ES's; `cma_population` (null: 4 + 3 ln d) and `cma_sigma`, the
-    initial one, are CMA-ES's. Both sigmas and the learning rate are changes of a native coordinate: like every step size they are
-    multiplied by the trial's `lr_scale`, so that under the matched rule, sqrt(D/d), a
-    perturbation in the subspace is as long as a native one.
+    initial one, are CMA-ES's. Both sigmas and the learning rate are changes of a native
+    coordinate: like every step size they are multiplied by the trial's `lr_scale`, so that under
+    the matched rule, sqrt(D/d), a perturbation in the subspace is as long as a native one.
 
     Raise UsageError for a data set.
     """

@@ -260,7 +260,7 @@ def test_cma_finds_the_minimum_of_an_ellipsoid(d: int) -> None:
 @STRATEGIES
 @pytest.mark.parametrize("d", [0, 10])
 def test_the_target_is_found_natively_and_in_the_subspace(keys: Keys, d: int) -> None:
-    result = run({**keys, "total_timesteps": 10_000}, d)
+    result = run({**keys, "total_timesteps": 6000}, d)
     assert result.state == "complete"
     before = result.curve[0][2]
     assert result.score is not None
@@ -387,7 +387,7 @@ def test_the_learning_rate_falls_with_the_budget(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(OpenAIES, "tell", tell)
     result = run({**OPENAI, "lr_schedule": "linear"}, 13)
-    begun = [0] + [step for step, name, _ in result.curve if name == "episodic_return"][:-1]
+    begun = [0, *(step for step, name, _ in result.curve if name == "episodic_return")][:-1]
     assert rates == pytest.approx([0.1 * math.sqrt(2) * (1 - step / 1200) for step in begun])
 
 
