@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .coordinates import Coordinates
 from .errors import UsageError, did_you_mean
 from .problem import Split
+from .projection import Identity, Projection, make
 from .seeds import Streams
 from .subspace import SubspaceOptimizer
 
@@ -42,9 +44,9 @@ class Interrupted(Exception):
 class TrialContext:
     """Handed to `agent(problem, network, context, **parameters)`, which trains in place.
 
-    An agent asks `optimizer` for its optimiser, so that native and subspace training differ in
-    nothing else, draws its randomness from `streams`, and calls `tick` at least every few
-    seconds.
+    An agent asks `optimizer` for its optimiser (one without gradients `coordinates` for what to
+    search), so that native and subspace training differ in nothing else, draws its randomness
+    from `streams`, and calls `tick` at least every few seconds.
     """
 
     def __init__(self, trial: Trial, D: int, runtime: Runtime) -> None:
@@ -59,6 +61,7 @@ class TrialContext:
         self._timeout_s, self._early_stop = trial.task.timeout_s, trial.task.early_stop
         self._runtime = runtime
         self._optimizer: torch.optim.Optimizer | None = None
+        self._coordinates: Coordinates | None = None
         self._earlier_s = 0.0
         self._start = self._last_save = time.perf_counter()
         folder = runtime.checkpoint_dir
@@ -117,9 +120,26 @@ class TrialContext:
             )
         return self._optimizer
 
+    def coordinates(self, parameters: Iterable[nn.Parameter]) -> Coordinates:
+        """What a learner without gradients searches: z, or all of `parameters` natively.
+
+        It multiplies its own step sizes by `lr_scale`, in the subspace and natively, as a
+        learning rate is: under the matched rule a step is then as long as a native one.
+        """
+        parameters = list(parameters)
+        D = sum(p.numel() for p in parameters if p.requires_grad)
+        if self.native:
+            P: Projection = Identity(D)
+        else:
+            P = make(self._projection, D, self.d, self.streams.projection)
+        self._coordinates = Coordinates(parameters, P)
+        return self._coordinates
+
     @property
     def z(self) -> Tensor | None:
         """The solution so far, (d,); None natively."""
+        if self._coordinates is not None:
+            return None if self.native else self._coordinates.z
         return self._optimizer.z if isinstance(self._optimizer, SubspaceOptimizer) else None
 
     def tick(

@@ -154,11 +154,24 @@ class EnvironmentProblem(Problem):
         layout) on the step that ends it.
         """
 
+    def make_episodes(self, num_envs: int) -> gym.vector.VectorEnv:
+        """Environments to play one whole episode each after every `reset(seed=seeds)`.
+
+        `seeds` (num_envs,) are below 2^30, and the same seed is the same start. The return and
+        the length are in `info["episode"]` as `make_envs` has them; what an environment gives
+        after its episode is ignored, so it may rest.
+        """
+        return self.make_envs(num_envs, seed=0)
+
 
 def act(network: nn.Module, observation: Tensor, action_space: gym.Space[Any]) -> np.ndarray:
     """Deterministic actions, (num_envs,) or (num_envs, action_dim), for prepared observations."""
     with torch.no_grad():
-        output: Tensor = network(observation)
+        return to_actions(network(observation), action_space)
+
+
+def to_actions(output: Tensor, action_space: gym.Space[Any]) -> np.ndarray:
+    """Deterministic actions for a policy's outputs (num_envs, output_size)."""
     if isinstance(action_space, gym.spaces.Discrete):
         return np.asarray(output.argmax(1).cpu()) + int(action_space.start)
     assert isinstance(action_space, gym.spaces.Box)

@@ -24,6 +24,7 @@ from pydantic import Field
 
 from difficulty_bench.errors import UsageError
 
+from .episodes import Episodes
 from .evaluation import GymnasiumProblem
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -131,6 +132,11 @@ class AtariProblem(GymnasiumProblem):
         envs: gym.vector.VectorEnv = RecordEpisodeStatistics(make_games(num_envs))
         # outside of the statistics, which count the game's own score
         return ClipReward(envs, -1, 1) if self.rules.clip_rewards else envs
+
+    def make_episodes(self, num_envs: int) -> gym.vector.VectorEnv:
+        if self.rules.obs == "ram":
+            return Episodes([self._ram_env] * num_envs)
+        return RecordEpisodeStatistics(self._pixel_envs(num_envs))
 
     def _pixel_envs(self, num_envs: int) -> gym.vector.VectorEnv:
         rules = self.rules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import gymnasium as gym
@@ -15,10 +16,13 @@ from torch import Tensor
 
 from difficulty_bench.errors import ResourceError, UsageError
 
+from . import standardise
+from .episodes import Episodes
 from .evaluation import GymnasiumProblem
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Observations = Literal["raw", "unit", "standardised"]
 
 
 def make(
@@ -26,15 +30,17 @@ def make(
     id: str,
     eval_episodes: PositiveInt = 100,
     ceiling: float | None = None,
-    observations: Literal["raw", "unit"] = "raw",
+    observations: Observations = "raw",
     scale: Positive = 1.0,
     env_kwargs: dict[str, Any] | None = None,
 ) -> ControlProblem:
     """The environment `id`; `package:Name-v0` imports `package` first, as `gymnasium.make` does.
 
     `observations: unit` maps each observation linearly from its bounds to [-1, 1]; `scale`
-    multiplies observations instead. `env_kwargs` go to `gymnasium.make`. Raise UsageError for an
-    unknown id or spaces that no policy here fits, ResourceError for a package not installed.
+    multiplies observations instead. `standardised` subtracts the mean and divides by the standard
+    deviation that a random policy's observations have, and clips at 10. `env_kwargs` go to
+    `gymnasium.make`. Raise UsageError for an unknown id or spaces that no policy here fits,
+    ResourceError for a package not installed.
     """
     env = make_env(id, env_kwargs or {})
     try:
@@ -65,7 +71,7 @@ class ControlProblem(GymnasiumProblem):
         env_kwargs: dict[str, Any],
         eval_episodes: int,
         ceiling: float | None,
-        observations: Literal["raw", "unit"],
+        observations: Observations,
         scale: float,
     ) -> None:
         assert env.spec is not None
@@ -74,12 +80,21 @@ class ControlProblem(GymnasiumProblem):
         self.action_space, self.output_size = checked_actions(env.spec.id, env.action_space)
         self.input_shape = self.observation_space.shape
         self.eval_episodes, self.ceiling, self.scale = eval_episodes, ceiling, scale
+        self.standardised = observations == "standardised"
         self.low, self.span = bounds(self.id, self.observation_space, observations)
         limit = env.spec.max_episode_steps
         cap = f"at most {limit:,} steps" if limit else "no step limit"
         self.protocol = f"{self.id}, {cap}, {eval_episodes} evaluation episodes"
 
+    @cached_property
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        return standardise.moments(lambda: make_env(self.id, self.env_kwargs))
+
     def prepare(self, x: Tensor) -> Tensor:
+        if self.standardised:
+            mean, sd = (torch.as_tensor(array, device=x.device) for array in self.moments)
+            limit = standardise.LARGEST
+            return (x.float() - mean).div_(sd).clamp_(-limit, limit)
         if self.span is None:
             return super().prepare(x)
         low, span = (torch.as_tensor(array, device=x.device) for array in (self.low, self.span))
@@ -90,6 +105,9 @@ class ControlProblem(GymnasiumProblem):
         return RecordEpisodeStatistics(
             SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
         )
+
+    def make_episodes(self, num_envs: int) -> gym.vector.VectorEnv:
+        return Episodes([lambda: make_env(self.id, self.env_kwargs)] * num_envs)
 
 
 def checked_observations(id: str, space: gym.Space[Any]) -> Box:
@@ -119,10 +137,10 @@ def checked_actions(id: str, space: gym.Space[Any]) -> tuple[Discrete | Box, int
 
 
 def bounds(
-    id: str, space: Box, observations: Literal["raw", "unit"]
+    id: str, space: Box, observations: Observations
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Lower bounds and widths of the observations, both None for raw ones."""
-    if observations == "raw":
+    """Lower bounds and widths of the observations, both None where they are not used."""
+    if observations != "unit":
         return None, None
     if not space.is_bounded():
         raise UsageError(f"{id}: observations have no bounds; use 'observations: raw'")

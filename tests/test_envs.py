@@ -129,8 +129,23 @@ def test_unit_observations_run_from_minus_one_to_one() -> None:
     assert torch.allclose(problem.prepare(rows), expected, atol=1e-6)
 
 
+def test_standardised_observations_have_mean_0_and_sd_1_under_a_random_policy() -> None:
+    problem, again = (
+        control.make(id="tests.quadratic:Quadratic-v0", observations="standardised")
+        for _ in range(2)
+    )
+    envs = problem.make_envs(10, seed=3)
+    seen = [torch.tensor(envs.step(envs.action_space.sample())[0]) for _ in range(400)]
+    rows = torch.cat([problem.prepare(x) for x in seen])
+    # sd of a mean of 4,000 is .016, of the moments' own 10,000 .01
+    torch.testing.assert_close(rows.mean(0), torch.zeros(3), atol=0.08, rtol=0)
+    torch.testing.assert_close(rows.std(0), torch.tensor([0.0, 1.0, 1.0]), atol=0.05, rtol=0)
+    assert torch.equal(rows, torch.cat([again.prepare(x) for x in seen]))
+    assert problem.prepare(torch.full((1, 3), 1e6)).tolist() == [[10.0] * 3]
+
+
 def test_preparing_leaves_the_observations_as_they_were() -> None:
-    for keys in ({"scale": 0.5}, {"observations": "unit"}):
+    for keys in ({"scale": 0.5}, {"observations": "unit"}, {"observations": "standardised"}):
         problem = control.make(id="MountainCar-v0", **keys)  # type: ignore[arg-type]
         rows = torch.ones(1, 2)
         problem.prepare(rows)

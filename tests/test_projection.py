@@ -63,6 +63,14 @@ def test_products_are_of_one_matrix(name: str, D: int, d: int) -> None:
 
 @families
 @sizes
+def test_a_batch_is_projected_row_by_row(name: str, D: int, d: int) -> None:
+    P, Z = make(name, D, d, seed=1), torch.randn(3, d)
+    expected = torch.stack([P.project(z) for z in Z])
+    torch.testing.assert_close(P.project_batch(Z), expected, atol=1e-5, rtol=1e-4)
+
+
+@families
+@sizes
 def test_adjoint(name: str, D: int, d: int) -> None:
     """A transform scaled differently on the way back would fail here."""
     P = make(name, D, d, seed=2).to("cpu", torch.float64)

@@ -7,6 +7,7 @@ from .base import Projection
 from .dense import Dense
 from .fastfood import Fastfood
 from .hashed import Hashed
+from .identity import Identity
 from .sparse import Sparse
 
 FAMILIES: dict[str, type[Projection]] = {
@@ -14,7 +15,7 @@ FAMILIES: dict[str, type[Projection]] = {
 }
 NAMES = tuple(FAMILIES)
 
-__all__ = ["FAMILIES", "NAMES", "Projection", "make"]
+__all__ = ["FAMILIES", "NAMES", "Identity", "Projection", "make"]
 
 
 def make(name: str, D: int, d: int, seed: int) -> Projection:

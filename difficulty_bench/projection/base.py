@@ -51,6 +51,10 @@ class Projection(ABC):
     def project_transposed(self, g: Tensor) -> Tensor:
         """P^T g: (D,) -> (d,)."""
 
+    def project_batch(self, Z: Tensor) -> Tensor:
+        """P z for every row z of Z at once: (K, d) -> (K, D). P is not stored for it."""
+        return torch.stack([self.project(z) for z in Z])
+
     def shift(self, theta_0: Tensor, z: Tensor, out: Tensor) -> Tensor:
         """theta_0 + P z, (D,) and (d,) -> (D,), written into `out` (D,) and returned.
 

@@ -36,6 +36,9 @@ class Dense(Projection):
     def project_transposed(self, g: Tensor) -> Tensor:
         return self.columns @ g  # (d,)
 
+    def project_batch(self, Z: Tensor) -> Tensor:
+        return Z @ self.columns  # (K, D)
+
     def shift(self, theta_0: Tensor, z: Tensor, out: Tensor) -> Tensor:
         return torch.addmv(theta_0, self.columns.t(), z, out=out)
 

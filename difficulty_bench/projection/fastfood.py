@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .base import Projection, random_signs
-from .hashed import random_slots, select, select_transposed
+from .hashed import both_signs, random_slots, select, select_transposed
 
 _SHORTEST = 256  # shorter transforms save no time: their factors are too small for fast GEMMs
 
@@ -57,12 +57,20 @@ class Fastfood(Projection):
         u = select_transposed([w], self.slot, self.n)  # (n,)
         return rotate_left(u, self.factors, self.H)[: self.d] * self.b
 
+    def project_batch(self, Z: Tensor) -> Tensor:
+        K = len(Z)
+        u = rotate_left(self._pad((Z * self.b).t(), self.n), self.factors, self.H)  # (K, n)
+        w = both_signs(u.view(K, -1)).index_select(1, self.slot).t()  # (n blocks, K)
+        theta = rotate_left(w.reshape(-1), self.factors, self.H)  # (blocks, K, n)
+        return theta.view(-1, K, self.n).transpose(0, 1).reshape(K, -1)[:, : self.D]
+
     def tensors(self) -> dict[str, Tensor]:
         return {"slot": self.slot, "b": self.b, "H": self.H}
 
     @staticmethod
     def _pad(x: Tensor, length: int) -> Tensor:
-        return F.pad(x, (0, length - len(x)))
+        """Zeros behind x (m, ...), in its leading index; flat."""
+        return F.pad(x.reshape(-1), (0, (length - len(x)) * x[0].numel()))
 
 
 def hadamard(n: int) -> Tensor:

@@ -40,6 +40,9 @@ class Hashed(Projection):
     def project_transposed(self, g: Tensor) -> Tensor:
         return select_transposed([g], self.slot, self.d) * self.scale
 
+    def project_batch(self, Z: Tensor) -> Tensor:
+        return both_signs(Z * self.scale).index_select(1, self.slot)  # (K, D)
+
     def shift(self, theta_0: Tensor, z: Tensor, out: Tensor) -> Tensor:
         return torch.index_select(both_signs(z * self.scale), 0, self.slot, out=out).add_(theta_0)
 
@@ -65,8 +68,8 @@ def random_slots(rng: np.random.Generator, order: Array, m: int) -> Tensor:
 
 
 def both_signs(u: Tensor) -> Tensor:
-    """(m,) -> (2 m,)."""
-    return torch.cat([u, -u])
+    """(..., m) -> (..., 2 m)."""
+    return torch.cat([u, -u], dim=-1)
 
 
 def select(u: Tensor, slot: Tensor) -> Tensor:

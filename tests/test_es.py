@@ -1,0 +1,406 @@
+"""Evolution strategies: mathematics of the estimate, whole episodes, exact resumption."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agents import es, es_population
+from agents.es_population import Arena, Policies, first_episodes
+from agents.es_strategies import CMAES, OpenAIES, centred_ranks
+from agents.networks import li2018_cnn, mlp
+from difficulty_bench.context import Interrupted, TrialContext
+from difficulty_bench.coordinates import Coordinates
+from difficulty_bench.errors import UsageError
+from difficulty_bench.problem import EnvironmentProblem, count_parameters
+from difficulty_bench.projection import Identity, make
+from difficulty_bench.registry import Task
+from difficulty_bench.results import Request, TrialResult
+from difficulty_bench.solution import Solution
+from difficulty_bench.trial import Runtime, Trial, build_network, run_trial
+from envs import atari, control
+from tests.test_sb3 import StopAfter
+
+Keys = dict[str, Any]
+
+CPU = torch.device("cpu")
+OPENAI: Keys = {"cma_max_d": 0, "population": 16, "sigma": 0.1, "learning_rate": 0.1}
+CMA: Keys = {"cma_max_d": 100, "cma_sigma": 0.3}
+STRATEGIES = pytest.mark.parametrize("keys", [OPENAI, CMA], ids=["openai", "cma"])
+DIMENSIONS = pytest.mark.parametrize("d", [0, 1, 4])
+
+
+def make_task(keys: Keys) -> Task:
+    return Task.model_validate(
+        {
+            "name": "test",
+            "version": 1,
+            "paradigm": "reinforcement",
+            "description": "an environment of the tests",
+            "problem": {
+                "entry_point": "envs.control:make",
+                "id": "tests.quadratic:Quadratic-v0",
+                "eval_episodes": 20,
+            },
+            "network": {"entry_point": "agents.networks:mlp", "width": 4, "depth": 1},
+            "agent": {"entry_point": "agents.es:evolve", "total_timesteps": 1200, **keys},
+            "floor": -100.0,
+            "search": {"d_max": 26},
+        }
+    )
+
+
+def trial_of(keys: Keys, d: int) -> Trial:
+    return Trial(make_task(keys), Request("trial", d, 0, lr_scale=math.sqrt(26 / d) if d else 1.0))
+
+
+def run(keys: Keys, d: int = 0, **runtime: Any) -> TrialResult:
+    return run_trial(trial_of(keys, d), Runtime(**runtime))
+
+
+class Setting:
+    """What run_trial hands to an agent, kept within reach."""
+
+    def __init__(self, keys: Keys, d: int) -> None:
+        trial = trial_of(keys, d)
+        self.task, self.problem = trial.task, trial.task.problem()
+        self.network = build_network(trial.task, self.problem, trial.streams.theta_0)
+        self.theta_0 = theta_of(self.network)
+        self.context = TrialContext(trial, count_parameters(self.network), Runtime())
+
+    def train(self) -> None:
+        self.task.agent(self.problem, self.network, self.context)
+
+
+def theta_of(network: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+
+
+# Many policies at once
+
+
+@pytest.mark.parametrize("shape", ["chain", "convolutions"])
+def test_a_batch_of_policies_is_each_policy_alone(shape: str) -> None:
+    inputs = (5,) if shape == "chain" else (2, 12, 12)
+    network = mlp(inputs, 3, width=7) if shape == "chain" else li2018_cnn(inputs, 3)
+    thetas = torch.randn(4, count_parameters(network)) / 10
+    x = torch.randn(4, 2, *inputs)
+    together = Policies(network).bind(thetas)(x)
+    assert together.shape == (4, 2, 3)
+    for theta, rows, outputs in zip(thetas, x, together, strict=True):
+        nn.utils.vector_to_parameters(theta, network.parameters())
+        torch.testing.assert_close(outputs, network(rows), atol=1e-5, rtol=1e-4)
+
+
+def test_a_chain_and_vmap_agree() -> None:
+    network = nn.Sequential(nn.Linear(5, 6, bias=False), nn.Tanh(), nn.Linear(6, 3))
+    policies = Policies(network)
+    thetas, x = torch.randn(4, count_parameters(network)), torch.randn(4, 2, 5)
+    fast = policies.bind(thetas)(x)
+    policies._forward = es_population.vmapped(network)
+    torch.testing.assert_close(fast, policies.bind(thetas)(x))
+
+
+def test_frozen_parameters_are_no_coordinates() -> None:
+    network = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 3))
+    network[0].weight.requires_grad_(False)
+    coordinates = Coordinates(network.parameters(), make("hashed", 27, 4, seed=1))
+    policies, x = Policies(network), torch.randn(1, 2, 5)
+    z = torch.randn(4)
+    outputs = policies.bind(coordinates.thetas(z[None]))(x)
+    coordinates.set_z(z)
+    torch.testing.assert_close(outputs[0], network(x[0]))
+
+
+def arena(rows: int, episodes: int) -> Arena:
+    problem = control.make(id="tests.quadratic:Quadratic-v0")
+    network = mlp((3,), 2, width=4, depth=1)
+    return Arena(problem, network, CPU, rows=rows, episodes=episodes)
+
+
+def test_returns_do_not_depend_on_how_the_memory_divides_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    thetas = torch.randn(7, 26)
+    seeds = np.arange(14).reshape(7, 2)
+    whole = arena(7, 2)
+    expected = whole.play(lambda part: thetas[part], seeds, lambda: None)
+    monkeypatch.setattr(es_population, "MAX_BYTES", 3 * 26 * 4)
+    parts = arena(7, 2)
+    assert parts.envs.num_envs == 6
+    returns = parts.play(lambda part: thetas[part], seeds, lambda: None)
+    np.testing.assert_allclose(returns, expected, rtol=1e-5)
+    assert parts.steps == whole.steps
+
+
+def test_steps_are_those_of_the_episodes_played() -> None:
+    games = arena(3, 2)
+    seeds = np.arange(6).reshape(3, 2)
+    games.play(lambda part: torch.zeros(3, 26)[part], seeds, lambda: None)
+    lengths = []
+    for seed in range(6):
+        env = control.make_env("tests.quadratic:Quadratic-v0", {})
+        env.reset(seed=seed)
+        lengths.append(env.unwrapped.left)  # type: ignore[attr-defined]
+    assert games.steps == sum(lengths)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        control.make(id="CartPole-v1"),
+        atari.make(id="ALE/Pong-v5", max_frames=400),
+        atari.make(id="ALE/Pong-v5", obs="ram", max_frames=400),
+    ],
+    ids=["control", "pixels", "ram"],
+)
+def test_the_same_seed_is_the_same_episode(problem: EnvironmentProblem) -> None:
+    """Before and after other episodes, and with other neighbours."""
+    envs = problem.make_episodes(3)
+
+    def policy(observations: np.ndarray) -> np.ndarray:
+        sums = np.asarray(observations, dtype=float).reshape(3, -1).sum(1)
+        return (np.abs(sums * 1000) % problem.output_size).astype(int)
+
+    first = first_episodes(envs, policy, np.array([5, 6, 5]), lambda: None)
+    again = first_episodes(envs, policy, np.array([6, 7, 5]), lambda: None)
+    assert (first[0][0], first[1][0]) == (first[0][2], first[1][2]) == (again[0][2], again[1][2])
+    assert (first[0][1], first[1][1]) == (again[0][0], again[1][0])
+    envs.close()
+
+
+def test_single_episodes_are_those_of_single_environments() -> None:
+    def left(observations: np.ndarray) -> np.ndarray:
+        return np.zeros(len(observations), dtype=int)
+
+    envs = control.make(id="CartPole-v1").make_episodes(4)
+    returns, lengths = first_episodes(envs, left, np.arange(7, 11), lambda: None)
+    for seed, total, length in zip(range(7, 11), returns, lengths, strict=True):
+        env = gym.make("CartPole-v1")
+        env.reset(seed=seed)
+        rewards = []
+        while len(rewards) < length:
+            _, reward, terminated, _, _ = env.step(0)
+            rewards.append(float(reward))
+        assert terminated
+        assert sum(rewards) == total
+
+
+# The estimate
+
+
+def test_centred_ranks_are_centred_and_share_ties() -> None:
+    assert centred_ranks(np.array([3.0, -7.0, 100.0])).tolist() == [0.0, -0.5, 0.5]
+    assert not centred_ranks(np.full(6, -200.0)).any()
+
+
+def openai(d: int, **keys: Any) -> OpenAIES:
+    network = nn.Linear(d, 1, bias=False)
+    nn.init.zeros_(network.weight)
+    coordinates = Coordinates(network.parameters(), Identity(d))
+    defaults = {"sigma": 0.1, "weight_decay": 0.0, "population": 1000}
+    return OpenAIES(coordinates, seed=1, **(defaults | keys))
+
+
+def test_the_mirrored_estimate_points_along_a_linear_function() -> None:
+    strategy, slope = openai(5), torch.tensor([1.0, -2.0, 0.5, 3.0, -0.1])
+    strategy.tell((strategy.ask() @ slope).numpy(), 0.1)
+    assert strategy.z.grad is not None
+    ascent = -strategy.z.grad
+    # 500 pairs in 5 dimensions: the direction's error is about sqrt(5 / 500)
+    assert torch.cosine_similarity(ascent, slope, dim=0) > 0.98
+
+
+def test_the_estimate_does_not_see_a_constant_or_a_scale() -> None:
+    values = []
+    for shift, scale in ((0.0, 1.0), (1000.0, 7.0)):
+        strategy = openai(5)
+        strategy.tell((strategy.ask().sum(1) * scale + shift).double().numpy(), 0.1)
+        values.append(strategy.mean())
+    torch.testing.assert_close(values[0], values[1])
+
+
+def test_equal_returns_move_nothing() -> None:
+    strategy = openai(5)
+    strategy.ask()
+    strategy.tell(np.full(1000, -200.0), 0.1)
+    assert not strategy.mean().any()
+
+
+def test_weight_decay_pulls_the_parameters_not_z_towards_zero() -> None:
+    network = nn.Linear(8, 1, bias=False)
+    nn.init.ones_(network.weight)
+    coordinates = Coordinates(network.parameters(), make("hashed", 8, 2, seed=0))
+    strategy = OpenAIES(coordinates, sigma=0.1, weight_decay=0.5, population=4, seed=0)
+    strategy.ask()
+    strategy.tell(np.zeros(4), 0.1)
+    expected = 0.5 * coordinates.projection.project_transposed(torch.ones(8))
+    torch.testing.assert_close(strategy.z.grad, expected)
+
+
+@pytest.mark.parametrize("d", [1, 2, 12])
+def test_cma_finds_the_minimum_of_an_ellipsoid(d: int) -> None:
+    strategy = CMAES(d, sigma=0.5, population=None, seed=3)
+    scales, best = torch.logspace(0, 2, d), torch.linspace(-1, 1, d)
+    for _ in range(250):
+        strategy.tell(-(((strategy.ask() - best) * scales) ** 2).sum(1).double().numpy())
+    torch.testing.assert_close(strategy.mean(), best, atol=1e-3, rtol=0)
+
+
+# As an agent
+
+
+@STRATEGIES
+@pytest.mark.parametrize("d", [0, 10])
+def test_the_target_is_found_natively_and_in_the_subspace(keys: Keys, d: int) -> None:
+    result = run({**keys, "total_timesteps": 6000}, d)
+    assert result.state == "complete"
+    before = result.curve[0][2]
+    assert result.score is not None
+    assert result.score > max(-0.3, before / 5)
+
+
+@STRATEGIES
+@DIMENSIONS
+def test_the_network_moves_in_place_within_its_subspace(keys: Keys, d: int) -> None:
+    setting = Setting(keys, d)
+    parameters = [id(p) for p in setting.network.parameters()]
+    setting.train()
+    assert parameters == [id(p) for p in setting.network.parameters()]
+    moved = theta_of(setting.network) - setting.theta_0
+    assert moved.norm() > 0.01
+    z = setting.context.z
+    if d == 0:
+        assert z is None
+        return
+    assert z is not None
+    P = make("hashed", 26, d, setting.context.streams.projection)
+    torch.testing.assert_close(moved, P.project(z))
+
+
+@STRATEGIES
+def test_a_solution_is_reloaded_from_its_seed_and_z(keys: Keys) -> None:
+    setting = Setting(keys, 4)
+    setting.train()
+    z = setting.context.z
+    assert z is not None
+    solution = Solution(trial_of(keys, 4), (), 26, z)
+    torch.testing.assert_close(theta_of(solution.network()), theta_of(setting.network))
+
+
+@STRATEGIES
+@DIMENSIONS
+def test_the_budget_ends_with_the_generation_that_reaches_it(keys: Keys, d: int) -> None:
+    result = run({**keys, "episodes": 2, "mean_episodes": 5}, d)
+    ticks = [step for step, name, _ in result.curve if name == "episodic_return"]
+    assert ticks[-1] == result.steps >= 1200
+    assert ticks[-2] < 1200
+
+
+@STRATEGIES
+@DIMENSIONS
+def test_a_trial_repeats_and_leaves_no_trace(keys: Keys, d: int) -> None:
+    first = run(keys, d)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    again = run(keys, d)
+    assert (first.score, first.z, first.curve) == (again.score, again.z, again.curve)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+
+
+@STRATEGIES
+@DIMENSIONS
+@pytest.mark.parametrize("beats", [1e9, 0.0], ids=["between", "within"])
+def test_an_interrupted_trial_ends_as_an_uninterrupted_one(
+    keys: Keys, d: int, beats: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the stop comes between generations or within one."""
+    whole = run(keys, d)
+    monkeypatch.setattr(es_population, "BEAT_INTERVAL_S", beats)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            run(keys, d, checkpoint_dir=tmp_path, stop=StopAfter(7))
+    assert list(tmp_path.glob("*.pt"))
+    resumed = run(keys, d, checkpoint_dir=tmp_path)
+    assert (whole.score, whole.z, whole.curve) == (resumed.score, resumed.z, resumed.curve)
+    assert whole.steps == resumed.steps
+
+
+def test_an_early_end_leaves_the_policy_whose_return_was_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Solved(Exception):
+        pass
+
+    setting = Setting({**OPENAI, "mean_episodes": 3}, 4)
+    told = []
+
+    def tick(steps: int, state: Any, **values: float) -> None:
+        told.append(values["episodic_return"])
+        if len(told) == 5:
+            raise Solved
+
+    monkeypatch.setattr(setting.context, "tick", tick)
+    with pytest.raises(Solved):
+        setting.train()
+    entropy = np.random.SeedSequence([setting.context.streams.data, 4])
+    seeds = np.random.default_rng(entropy).integers(2**30, size=(4, 1))[1:]
+    problem = setting.problem
+    games = Arena(problem, setting.network, CPU, rows=3, episodes=1)
+    thetas = theta_of(setting.network).expand(3, -1)
+    returns = games.play(lambda part: thetas[part], seeds, lambda: None)
+    assert float(returns.mean()) == pytest.approx(told[-1])
+
+
+def test_step_sizes_follow_the_rule_natively_and_in_the_subspace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under the matched rule a perturbation is as long in the subspace as natively."""
+    lengths = []
+
+    def measure(self: Any, points: Tensor, mean: Tensor) -> np.ndarray:
+        shifts = self.coordinates.thetas(points) - self.coordinates.theta_0
+        lengths.append(float(shifts.norm(dim=1).square().mean().sqrt()))
+        raise Interrupted
+
+    monkeypatch.setattr(es._Run, "_play", measure)
+    for d in (0, 13):
+        for keys in ({**OPENAI, "population": 4000}, {**CMA, "cma_population": 4000}):
+            with pytest.raises(Interrupted):
+                Setting(keys, d).train()
+    expected = [0.1 * math.sqrt(26), 0.3 * math.sqrt(26)]
+    assert lengths == pytest.approx(2 * expected, rel=0.02)
+
+
+def test_the_learning_rate_falls_with_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+
+    def tell(self: OpenAIES, fitness: np.ndarray, learning_rate: float) -> None:
+        rates.append(learning_rate)
+
+    monkeypatch.setattr(OpenAIES, "tell", tell)
+    result = run({**OPENAI, "lr_schedule": "linear"}, 13)
+    begun = [0, *(step for step, name, _ in result.curve if name == "episodic_return")][:-1]
+    assert rates == pytest.approx([0.1 * math.sqrt(2) * (1 - step / 1200) for step in begun])
+
+
+def test_a_return_that_is_not_finite_fails_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Arena, "play", lambda self, *_: np.full((self.rows, 1), np.nan))
+    result = run(OPENAI, 4)
+    assert result.state == "failed"
+    assert result.reason is not None
+    assert result.reason.startswith("diverged: a return is not finite")
+
+
+def test_a_data_set_is_no_environment() -> None:
+    setting = Setting(OPENAI, 0)
+    data: Any = object()
+    with pytest.raises(UsageError, match="needs environments, not a data set"):
+        es.evolve(data, setting.network, setting.context, total_timesteps=1)
