@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from difficulty_bench.context import TrialContext
+from difficulty_bench.context import Diverged, TimedOut, TrialContext
 from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import Problem, SupervisedProblem
+from difficulty_bench.together import NotTogether
 
-from . import random_state
+from . import random_state, supervised_together
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -70,6 +72,43 @@ def train(
                 share = SCHEDULES[schedule](run.steps / total)
                 run.step(x[index], y[index], learning_rate * share, l2)
             run.finish_epoch(evaluate_every)
+
+
+def train_together(
+    problem: Problem,
+    networks: Sequence[nn.Module],
+    contexts: Sequence[TrialContext],
+    *,
+    optimizer: str,
+    learning_rate: float,
+    betas: tuple[float, float],
+    momentum: float,
+    batch_size: int | None,
+    epochs: int,
+    l2: float,
+    schedule: str,
+    evaluate_every: int,
+) -> list[Diverged | TimedOut | None]:
+    """`train` for several trials at once; parameters as there, all of them.
+
+    Return for each trial why it ended, or None. Raise NotTogether for what needs single trials.
+    """
+    if not isinstance(problem, SupervisedProblem) or optimizer == "lbfgs" or evaluate_every:
+        raise NotTogether("agents.supervised trains these one by one")
+    supervised_together.refuse(networks)
+    size = len(problem.training_pair(contexts[0].split)[0])
+    total = epochs * math.ceil(size / min(batch_size or size, size))
+    inner, options = OPTIMIZERS[optimizer](betas, momentum)
+    return supervised_together.train_together(
+        problem,
+        networks,
+        contexts,
+        inner=functools.partial(inner, **options),
+        rates=[learning_rate * SCHEDULES[schedule](step / total) for step in range(total)],
+        batch_size=batch_size,
+        epochs=epochs,
+        l2=l2,
+    )
 
 
 OPTIMIZERS: dict[str, Callable[..., tuple[type[torch.optim.Optimizer], dict[str, Any]]]] = {

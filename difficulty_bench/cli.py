@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import BenchError
 
+MOST_TOGETHER = 256
 DEFAULT_STORE = Path("bench.sqlite")
 EXIT_CODES = """exit codes: 0 done; 1 a trial failed; 2 usage or configuration; 3 store, data or
 environment unusable; 130/143 interrupted (the last line says how to resume)"""
@@ -65,6 +66,11 @@ def dimensions(text: str) -> tuple[int, ...]:
     if values[0] < 1:
         raise argparse.ArgumentTypeError(f"'{text}': every d must be at least 1")
     return tuple(values)
+
+
+def batch(text: str) -> int:
+    """`auto` is as many as fit: groups begin at MOST_TOGETHER and are halved until they do."""
+    return MOST_TOGETHER if text == "auto" else int(positive(int)(text))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -121,7 +127,15 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
         help="override a field, e.g. agent.learning_rate=3e-4; repeatable")  # fmt: skip
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    add("--workers", type=positive(int), metavar="N", help="trials side by side (default: cores)")
+    side = run.add_mutually_exclusive_group()
+    side.add_argument(
+        "--workers", type=positive(int), metavar="N", help="trials side by side (default: cores)"
+    )
+    side.add_argument(
+        "--batch-trials", dest="batch", type=batch, metavar="K",
+        help="up to K trials of a round (search.batch) in one program, for a GPU; "
+        "auto: as many as fit",
+    )  # fmt: skip
     add("--precision", type=float, metavar="F", help="stop at intervals within a factor F")
     add("--max-trials", type=positive(int), metavar="N")
     add("--max-hours", type=positive(float), metavar="H", help="checkpoint and stop after H hours")

@@ -16,6 +16,7 @@ from typing import Any
 
 from .context import Interrupted
 from .results import TrialResult
+from .together import groups, run_together
 from .trial import Runtime, Trial, failed_result, run_trial
 
 GRACE_S = 30.0  # for running trials to reach their next tick after a stop request
@@ -52,6 +53,38 @@ class InlineEngine(Engine):
             if runtime.must_stop():
                 raise Interrupted("stopped")
             yield run_trial(trial, runtime)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        pass
+
+
+class BatchEngine(Engine):
+    """Up to `size` trials of a round in one program, in this process and on one device.
+
+    A group that does not fit the memory is halved, and so is every later one.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._stop = threading.Event()
+
+    def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
+        runtime = replace(runtime, stop=self._stop)
+        waiting = groups(trials, self._size)
+        while waiting:
+            if runtime.must_stop():
+                raise Interrupted("stopped")
+            group = waiting.pop(0)
+            try:
+                results = run_together(group, runtime)
+            except MemoryError:
+                self._size = max(1, len(group) // 2)
+                waiting = groups([t for g in (group, *waiting) for t in g], self._size)
+                continue
+            yield from results
 
     def stop(self) -> None:
         self._stop.set()
@@ -173,5 +206,8 @@ def _result_of(future: Future[TrialResult | None]) -> TrialResult | None:
     return None if future.cancelled() else future.result()
 
 
-def make_engine(workers: int) -> Engine:
+def make_engine(workers: int, batch: int | None = None) -> Engine:
+    """`batch` trials in one program, else `workers` processes of one trial each."""
+    if batch is not None:
+        return BatchEngine(batch)
     return InlineEngine() if workers == 1 else ProcessEngine(workers)

@@ -43,6 +43,17 @@ class EntryPoint(BaseModel):
         """Call the function with the framework's `arguments` and the entry's parameters."""
         return _function(self.entry_point)(*arguments, **self.parameters())
 
+    def together(self) -> Callable[..., Any] | None:
+        """The companion `<function>_together` of the same module and parameters, if it has one.
+
+        An agent's companion trains several trials of one task in one program:
+        `train_together(problem, networks, contexts, **parameters)`.
+        """
+        _function(self.entry_point)
+        module_name, _, name = self.entry_point.partition(":")
+        function = getattr(sys.modules[module_name], f"{name}_together", None)
+        return None if function is None else functools.partial(function, **self.parameters())
+
 
 @functools.cache
 def _function(target: str) -> Callable[..., Any]:

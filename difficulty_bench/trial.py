@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -85,53 +86,81 @@ def build_network(task: Task, problem: Problem, seed: int) -> nn.Module:
     return network.train()
 
 
+class Training:
+    """A trial under way: its problem, its network at theta_0, its context."""
+
+    def __init__(self, trial: Trial, runtime: Runtime, problem: Problem) -> None:
+        self.trial, self.runtime, self.problem = trial, runtime, problem
+        network = build_network(trial.task, problem, trial.streams.theta_0)
+        self.D = count_parameters(network)
+        self.context = TrialContext(trial, self.D, runtime)
+        self.network = network.to(self.context.device)
+
+    def result(self, train: Callable[[], None], share: int = 1) -> TrialResult:
+        """Call `train`, evaluate, and say what came of it; `share` trials took the time together.
+
+        Whatever goes wrong inside is a result (failed or timed out, with its reason).
+        """
+        state: State = "complete"
+        reason: str | None = None
+        evaluation: Evaluation | None = None
+        try:
+            train()
+            evaluation = _evaluate(self.problem, self.network, self.context)
+        except TimedOut as error:
+            state, reason = "timed_out", str(error)
+        except Diverged as error:
+            state, reason = "failed", f"diverged: {error}"
+        except (BenchError, Interrupted):
+            raise
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(frame.filename).name}:{frame.lineno}"
+            state, reason = "failed", f"{type(error).__name__}: {error} ({place})"
+        self.context.discard_checkpoint()
+        return self._result(state, reason, evaluation, share)
+
+    def _result(
+        self, state: State, reason: str | None, evaluation: Evaluation | None, share: int
+    ) -> TrialResult:
+        context = self.context
+        return TrialResult(
+            identity=self.trial.identity,
+            study=self.trial.study,
+            request=self.trial.request,
+            state=state,
+            score=evaluation.score if evaluation else None,
+            score_sd=evaluation.sd if evaluation else None,
+            score_n=evaluation.n if evaluation else None,
+            reason=reason,
+            D=self.D,
+            steps=context.steps,
+            wall_s=round(context.elapsed_s() / share, 3),
+            device=context.device_name,
+            environment=describe_environment(self.runtime.command),
+            curve=tuple(context.curve),
+            z=_to_bytes(context.z),
+        )
+
+
 def run_trial(trial: Trial, runtime: Runtime) -> TrialResult:
     """Train and evaluate once.
 
-    Whatever goes wrong inside the training is a result (failed or timed out, with its reason).
     Raise Interrupted where the deadline or a stop request came first (a checkpoint is left), and
     BenchError where the task cannot run on this machine at all.
     """
     if runtime.device == "cpu":
         torch.set_num_threads(1)
-    problem: Problem = trial.task.problem()
-    network = build_network(trial.task, problem, trial.streams.theta_0)
-    D = count_parameters(network)
-    context = TrialContext(trial, D, runtime)
-    state: State = "complete"
-    reason: str | None = None
-    evaluation: Evaluation | None = None
+    training = Training(trial, runtime, trial.task.problem())
+    return training.result(lambda: _train(training))
+
+
+def _train(training: Training) -> None:
     try:
-        _train(trial, problem, network.to(context.device), context)
-        evaluation = _evaluate(problem, network, context)
-    except TimedOut as error:
-        state, reason = "timed_out", str(error)
-    except Diverged as error:
-        state, reason = "failed", f"diverged: {error}"
-    except (BenchError, Interrupted):
-        raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        state, reason = "failed", f"{type(error).__name__}: {error} ({place})"
-    context.discard_checkpoint()
-    return TrialResult(
-        identity=trial.identity,
-        study=trial.study,
-        request=trial.request,
-        state=state,
-        score=evaluation.score if evaluation else None,
-        score_sd=evaluation.sd if evaluation else None,
-        score_n=evaluation.n if evaluation else None,
-        reason=reason,
-        D=D,
-        steps=context.steps,
-        wall_s=round(context.elapsed_s(), 3),
-        device=context.device_name,
-        environment=describe_environment(runtime.command),
-        curve=tuple(context.curve),
-        z=_to_bytes(context.z),
-    )
+        training.trial.task.agent(training.problem, training.network, training.context)
+    except EarlyStop:
+        return
+    training.context.check_early_stop()
 
 
 def failed_result(trial: Trial, runtime: Runtime, reason: str) -> TrialResult:
@@ -151,14 +180,6 @@ def failed_result(trial: Trial, runtime: Runtime, reason: str) -> TrialResult:
         device=runtime.device,
         environment=describe_environment(runtime.command),
     )
-
-
-def _train(trial: Trial, problem: Problem, network: nn.Module, context: TrialContext) -> None:
-    try:
-        trial.task.agent(problem, network, context)
-    except EarlyStop:
-        return
-    context.check_early_stop()
 
 
 def _evaluate(problem: Problem, network: nn.Module, context: TrialContext) -> Evaluation:

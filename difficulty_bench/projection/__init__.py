@@ -9,13 +9,14 @@ from .fastfood import Fastfood
 from .hashed import Hashed
 from .identity import Identity
 from .sparse import Sparse
+from .stacked import Stacked
 
 FAMILIES: dict[str, type[Projection]] = {
     family.name: family for family in (Dense, Sparse, Fastfood, Hashed)
 }
 NAMES = tuple(FAMILIES)
 
-__all__ = ["FAMILIES", "NAMES", "Identity", "Projection", "make"]
+__all__ = ["FAMILIES", "NAMES", "Identity", "Projection", "Stacked", "make"]
 
 
 def make(name: str, D: int, d: int, seed: int) -> Projection:

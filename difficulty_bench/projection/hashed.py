@@ -34,6 +34,14 @@ class Hashed(Projection):
         counts[: self.D % self.d] += 1
         self.scale = torch.from_numpy(counts.astype(np.float32) ** -0.5)  # (d,)
 
+    @classmethod
+    def of(cls, slot: Tensor, scale: Tensor) -> Hashed:
+        """The projection with this table of slots (D,) and these lengths (d,), for any purpose."""
+        made = cls.__new__(cls)
+        Projection.__init__(made, len(slot), len(scale), seed=0)
+        made.slot, made.scale = slot, scale
+        return made
+
     def project(self, z: Tensor) -> Tensor:
         return select(z * self.scale, self.slot)
 

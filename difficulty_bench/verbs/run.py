@@ -73,7 +73,7 @@ def _measure(
         checkpoint_dir=arguments.store.with_suffix(".checkpoints"),
         command=command_line(),
     )
-    engine = make_engine(arguments.workers or usable_cores())
+    engine = make_engine(arguments.workers or usable_cores(), arguments.batch)
     tracker = None if arguments.wandb == "off" else Tracker(arguments.wandb, progress.warn)
     reason: str | None = None
     with Store(arguments.store) as store:

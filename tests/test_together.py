@@ -1,0 +1,194 @@
+"""K trials in one program give, within rounding, what each gives alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agents import supervised
+from difficulty_bench import together
+from difficulty_bench.context import Interrupted
+from difficulty_bench.engine import BatchEngine
+from difficulty_bench.projection import FAMILIES, Identity, Projection, Stacked, make
+from difficulty_bench.registry import Registry, Task
+from difficulty_bench.results import Request, TrialResult
+from difficulty_bench.trial import Runtime, Trial, run_trial
+
+TASKS = Registry([Path(__file__).parent / "tiny.yaml"])
+REQUESTS = [
+    Request("baseline", 0, 0),
+    Request("baseline", 0, 1, 2.0),
+    Request("trial", 3, 0, 4.0),
+    Request("trial", 20, 0, 1.5),
+    Request("trial", 20, 1, 1.5),
+]
+CPU = torch.device("cpu")
+
+
+def task(*settings: str) -> Task:
+    return TASKS.get("tiny", settings)
+
+
+def trials(of: Task, requests: Sequence[Request] = tuple(REQUESTS)) -> list[Trial]:
+    return [Trial(of, request) for request in requests]
+
+
+def coordinates(result: TrialResult) -> np.ndarray:
+    assert result.z is not None
+    return np.frombuffer(result.z, dtype="<f4")
+
+
+def assert_alike(one: TrialResult, other: TrialResult) -> None:
+    """The same trial; rounding may move a score by one of the 256 test rows."""
+    assert (one.identity, one.state, one.steps) == (other.identity, other.state, other.steps)
+    assert one.score == pytest.approx(other.score, abs=1.5 / 256)
+    losses = [[value for _, _, value in result.curve] for result in (one, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    if one.request.d:
+        assert coordinates(one) == pytest.approx(coordinates(other), rel=1e-3, abs=1e-3)
+
+
+class Convolutional(nn.Sequential):
+    """Rows of 8 as images of 2 x 4; takes the general path of torch.func."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Unflatten(1, (1, 2, 4)), nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(9, 2)
+        )
+
+
+def convolutional(input_shape: tuple[int, ...], output_size: int) -> nn.Module:
+    return Convolutional()
+
+
+SETTINGS = {
+    "adam, last batch short": ("agent.batch_size=60", "agent.schedule=cosine"),
+    "l2": ("agent.l2=0.01",),
+    "momentum": ("agent.optimizer=sgd", "agent.momentum=0.9", "agent.learning_rate=0.1"),
+    "whole set": ("agent.batch_size=null",),
+    "convolutions": ("network.entry_point=tests.test_together:convolutional",),
+    "dense": ("projection=dense",),
+    "fastfood": ("projection=fastfood", "agent.l2=0.01"),
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
+def test_each_trial_is_as_alone(settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    of = task(*settings)
+    alone = [run_trial(trial, Runtime()) for trial in trials(of)]
+    monkeypatch.setattr(together, "run_trial", None)  # no falling back
+    for one, other in zip(together.run_together(trials(of), Runtime()), alone, strict=True):
+        assert one.state == "complete"
+        assert_alike(one, other)
+
+
+def test_a_trial_that_diverges_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [REQUESTS[2], Request("trial", 20, 0, 1e60), REQUESTS[3]]
+    of = task("agent.optimizer=sgd")
+    alone = [run_trial(trial, Runtime()) for trial in trials(of, requests)]
+    monkeypatch.setattr(together, "run_trial", None)
+    found = together.run_together(trials(of, requests), Runtime())
+    assert [result.state for result in found] == ["complete", "failed", "complete"]
+    assert (found[1].reason or "").startswith("diverged: train_loss is")
+    assert_alike(found[0], alone[0])
+    assert_alike(found[2], alone[2])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("agent.optimizer=lbfgs", "agent.batch_size=null"),
+        ("agent.evaluate_every=1",),
+        ("early_stop.metric=train_loss", "early_stop.at=0", "early_stop.times=1"),
+        ("network.entry_point=tests.test_together:normalised",),
+    ],
+    ids=["lbfgs", "evaluations", "early stop", "batch norm"],
+)
+def test_what_cannot_share_a_program_trains_one_by_one(settings: tuple[str, ...]) -> None:
+    of = task(*settings)
+    found = together.run_together(trials(of), Runtime())
+    for one, trial in zip(found, trials(of), strict=True):
+        alone = run_trial(trial, Runtime())
+        assert (one.score, one.z, one.steps) == (alone.score, alone.z, alone.steps)
+
+
+def normalised(input_shape: tuple[int, ...], output_size: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, output_size))
+
+
+def test_an_error_of_one_trial_is_that_trials_alone() -> None:
+    of = TASKS.get("tiny-broken")
+    found = together.run_together(trials(of), Runtime())
+    assert {result.reason for result in found} == {found[0].reason}
+    assert "the learner broke" in (found[0].reason or "")
+
+
+def test_groups_share_study_and_split() -> None:
+    pilot = Request("pilot", 3, 0, 2.0)
+    mixed = trials(task(), [*REQUESTS, pilot]) + trials(task("agent.epochs=5"))
+    found = together.groups(mixed, 3)
+    assert [len(group) for group in found] == [3, 2, 1, 3, 2]
+    assert [trial for group in found for trial in group] == mixed
+    for group in found:
+        assert len({(trial.study, trial.request.role == "pilot") for trial in group}) == 1
+
+
+def test_a_group_too_large_for_the_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    real = supervised.train_together
+
+    def limited(problem: object, networks: Sequence[nn.Module], *rest: object, **more: object):  # type: ignore[no-untyped-def]
+        sizes.append(len(networks))
+        if len(networks) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return real(problem, networks, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(supervised, "train_together", limited)
+    found = list(BatchEngine(8).run(trials(task()), Runtime()))
+    assert sizes == [5, 2, 2]  # the last one trains alone
+    assert [result.request for result in found] == REQUESTS
+
+
+def test_a_stop_request_ends_a_group() -> None:
+    engine = BatchEngine(8)
+    engine.stop()
+    with pytest.raises(Interrupted):
+        list(engine.run(trials(task()), Runtime()))
+
+
+def stacked(family: str) -> tuple[list[Projection], Stacked]:
+    parts = [make(family, 70, d, seed) for d, seed in ((3, 1), (9, 2), (9, 3))]
+    if family == "hashed":
+        parts.insert(1, Identity(70))
+    return parts, Stacked(parts, CPU)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stacked_projections_are_each_alone(family: str) -> None:
+    parts, P = stacked(family)
+    generator = torch.Generator().manual_seed(0)
+    zs = [torch.randn(part.d, generator=generator) for part in parts]
+    gs = torch.randn(len(parts), 70, generator=generator)
+    theta: Tensor = P.project(torch.cat(zs)).view(len(parts), 70)
+    for part, z, row in zip(parts, zs, theta, strict=True):
+        torch.testing.assert_close(row, part.project(z))
+    pulled = torch.split(P.project_transposed(gs.reshape(-1)), P.d)
+    for part, g, row in zip(parts, gs, pulled, strict=True):
+        torch.testing.assert_close(row, part.project_transposed(g))
+
+
+def test_hashed_projections_stack_into_one_pass() -> None:
+    assert len(stacked("hashed")[1].parts) == 1
+    assert len(stacked("sparse")[1].parts) == 3
+
+
+def test_wall_time_is_shared() -> None:
+    start = time.perf_counter()
+    found = together.run_together(trials(task()), Runtime())
+    assert 0 < sum(result.wall_s for result in found) <= time.perf_counter() - start
