@@ -9,7 +9,10 @@ import platform
 import subprocess
 from pathlib import Path
 
-PACKAGES = ("difficulty-bench", "torch", "numpy", "gymnasium", "stable-baselines3", "ale-py")
+PACKAGES = (
+    *("difficulty-bench", "torch", "numpy", "gymnasium"),
+    *("stable-baselines3", "cma", "ale-py", "mujoco"),
+)
 
 
 def describe_environment(command: str = "") -> dict[str, str]:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from difficulty_bench.errors import UsageError
+from difficulty_bench.errors import ResourceError, UsageError
+from difficulty_bench.problem import count_parameters
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.seeds import Streams, content_hash
+from difficulty_bench.trial import build_network
 from difficulty_bench.yaml_lines import load_yaml, parse_scalar
 
 ENTRY = """\
@@ -146,6 +148,17 @@ def test_every_task_of_the_suite_is_valid_and_named_in_kebab_case() -> None:
         task = tasks.get(name)
         assert isinstance(task, Task)
         assert name == name.lower().replace("_", "-")
+
+
+@pytest.mark.parametrize("name", Registry().names())
+def test_every_network_of_the_suite_fits_its_problem(name: str) -> None:
+    task = Registry().get(name)
+    try:
+        problem = task.problem()
+    except ResourceError as missing:
+        pytest.skip(str(missing))
+    network = build_network(task, problem, seed=0)
+    assert task.search.d_max <= count_parameters(network)
 
 
 def test_identity_follows_what_defines_a_trial_and_nothing_else(tmp_path: Path) -> None:
