@@ -7,10 +7,11 @@ from .base import Projection
 from .dense import Dense
 from .fastfood import Fastfood
 from .hashed import Hashed
+from .implicit import Gaussian, Rademacher
 from .sparse import Sparse
 
 FAMILIES: dict[str, type[Projection]] = {
-    family.name: family for family in (Dense, Sparse, Fastfood, Hashed)
+    family.name: family for family in (Dense, Gaussian, Rademacher, Sparse, Fastfood, Hashed)
 }
 NAMES = tuple(FAMILIES)
 

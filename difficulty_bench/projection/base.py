@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -28,9 +28,11 @@ class Projection(ABC):
     - Every column has an entry other than 0, and any 1 <= d <= D works, powers of two or not;
       other d are refused.
     - `to(device, dtype)` moves it in place and returns it; results stay equal to rounding.
-    - Memory is what `nbytes` says: O(D d) dense, O(nonzeros) sparse, O(D + d) for the others.
-    - `project` and `project_transposed` return new tensors, keep no state, wait for no device and
-      are differentiable; `shift` and `pull` are the same products as a step needs them.
+    - Memory is what `nbytes` says: O(D d) dense, O(nonzeros) sparse, O(D + d) for the others (and
+      up to `implicit.KEEP_BYTES` of entries that gaussian and rademacher need not draw again).
+    - `project` and `project_transposed` return new tensors, keep nothing that changes a result,
+      wait for no device (but in a first call, which may prepare index lists or column lengths)
+      and are differentiable; `shift` and `pull` are the same products as a step needs them.
     """
 
     name: str
@@ -89,6 +91,29 @@ class Projection(ABC):
     @property
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+
+Product = Callable[[Tensor], Tensor]
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, product: Product, adjoint: Product) -> Tensor:
+        ctx.products = product, adjoint
+        return product(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        product, adjoint = ctx.products
+        return linear(grads[0], adjoint, product), None, None
+
+
+def linear(x: Tensor, product: Product, adjoint: Product) -> Tensor:
+    """product(x), differentiable by its transpose `adjoint`: autograd need not see inside."""
+    if not x.requires_grad:
+        return product(x)
+    result: Tensor = _Linear.apply(x, product, adjoint)  # type: ignore[no-untyped-call]
+    return result
 
 
 def random_signs(rng: np.random.Generator, *shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
