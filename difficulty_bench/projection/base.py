@@ -5,13 +5,16 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from .kernels.segments import Lists
 
 
 class Projection(ABC):
@@ -36,6 +39,7 @@ class Projection(ABC):
     """
 
     name: str
+    _lists: Lists | None = None
 
     def __init__(self, D: int, d: int, seed: int) -> None:
         """Raise UsageError unless 1 <= d <= D and seed >= 0."""
@@ -71,6 +75,16 @@ class Projection(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """The frozen tensors that make up P, by attribute name; what `to` and `nbytes` act on."""
 
+    def lists(self) -> Lists:
+        """What the kernels read in the place of `tensors()`: made in their first product."""
+        if self._lists is None:
+            self._lists = self.make_lists()
+        return self._lists
+
+    def make_lists(self) -> Lists:
+        """Only families whose kernels read index lists have them."""
+        raise NotImplementedError(self.name)
+
     @property
     def identity(self) -> dict[str, Any]:
         """What decides P, as plain values; two equal identities are the same P."""
@@ -84,13 +98,15 @@ class Projection(ABC):
         return np.random.default_rng((self.seed, self.D, self.d))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        self._lists = None
         for key, value in self.tensors().items():
             setattr(self, key, value.to(device, dtype if value.is_floating_point() else None))
         return self
 
     @property
     def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+        lists = 0 if self._lists is None else self._lists.nbytes
+        return lists + sum(t.numel() * t.element_size() for t in self.tensors().values())
 
 
 Product = Callable[[Tensor], Tensor]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from . import philox
+from . import kernels, philox
 from .base import Projection, linear
 
 KEEP_BYTES = 1 << 28  # 256 MiB: a P up to this size is drawn once and kept where torch multiplies
@@ -29,6 +29,7 @@ class Implicit(Projection):
     """
 
     rows_per_counter: int
+    signs: bool
 
     def __init__(self, D: int, d: int, seed: int) -> None:
         super().__init__(D, d, seed)
@@ -43,8 +44,8 @@ class Implicit(Projection):
         """Entries of variance 1: int64 words (..., 4) -> float32 (..., rows_per_counter)."""
 
     @abstractmethod
-    def lengths(self, device: torch.device) -> Tensor:
-        """Column lengths before scaling, (d,) float64 on `device`."""
+    def lengths(self, x: Tensor) -> Tensor:
+        """Column lengths before scaling, (d,) float64, on the device and by the code of `x`."""
 
     def project(self, z: Tensor) -> Tensor:
         return linear(z, self._times, self._times_transposed)
@@ -62,26 +63,34 @@ class Implicit(Projection):
 
     def _times(self, z: Tensor) -> Tensor:
         z = z * self._scale_for(z)
+        if kernels.apply_to(z):
+            from .kernels import entries
+
+            return entries.project(self.seed, self.D, z, signs=self.signs)
         if (columns := self._kept(z)) is not None:
             return columns.t() @ z
         out = z.new_zeros(self.D)
-        for rows, cols, entries in self.tiles(z.device):
-            out[rows] += entries.to(z.dtype).t() @ z[cols]
+        for rows, cols, tile in self.tiles(z.device):
+            out[rows] += tile.to(z.dtype).t() @ z[cols]
         return out  # (D,)
 
     def _times_transposed(self, g: Tensor) -> Tensor:
         scale = self._scale_for(g)
+        if kernels.apply_to(g):
+            from .kernels import entries
+
+            return entries.project_transposed(self.seed, self.d, g, signs=self.signs) * scale
         if (columns := self._kept(g)) is not None:
             return (columns @ g) * scale
         out = g.new_zeros(self.d)
-        for rows, cols, entries in self.tiles(g.device):
-            out[cols] += entries.to(g.dtype) @ g[rows]
+        for rows, cols, tile in self.tiles(g.device):
+            out[cols] += tile.to(g.dtype) @ g[rows]
         return out * scale  # (d,)
 
     def _scale_for(self, x: Tensor) -> Tensor:
         if not self.measured:
             # Through float32 always, so that P does not depend on the dtype that came first.
-            self.scale = self.lengths(x.device).reciprocal().float().to(self.scale.dtype)
+            self.scale = self.lengths(x).reciprocal().float().to(self.scale.dtype)
             self.measured = True
         return self.scale
 
@@ -116,13 +125,18 @@ class Gaussian(Implicit):
 
     name = "gaussian"
     rows_per_counter = philox.NORMALS
+    signs = False
 
     def draw(self, words: Tensor) -> Tensor:
         return philox.normals(words)
 
-    def lengths(self, device: torch.device) -> Tensor:
-        squares = torch.zeros(self.d, dtype=torch.float64, device=device)
-        for _, cols, entries in self.tiles(device):
+    def lengths(self, x: Tensor) -> Tensor:
+        if kernels.apply_to(x):
+            from .kernels.entries import squared_lengths
+
+            return squared_lengths(self.seed, self.D, self.d, x.device).sqrt()
+        squares = torch.zeros(self.d, dtype=torch.float64, device=x.device)
+        for _, cols, entries in self.tiles(x.device):
             squares[cols] += torch.linalg.vecdot(entries, entries).double()
         return squares.sqrt()
 
@@ -132,9 +146,10 @@ class Rademacher(Implicit):
 
     name = "rademacher"
     rows_per_counter = philox.SIGNS
+    signs = True
 
     def draw(self, words: Tensor) -> Tensor:
         return philox.signs(words)
 
-    def lengths(self, device: torch.device) -> Tensor:
-        return torch.full((self.d,), self.D**0.5, dtype=torch.float64, device=device)
+    def lengths(self, x: Tensor) -> Tensor:
+        return torch.full((self.d,), self.D**0.5, dtype=torch.float64, device=x.device)
