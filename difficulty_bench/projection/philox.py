@@ -58,9 +58,10 @@ def normals(bits: Tensor) -> Tensor:
 
 def signs(bits: Tensor) -> Tensor:
     """+1 for a bit 1, -1 for a bit 0, lowest bit first: words (..., 4) -> float32 (..., 128)."""
-    table = (torch.arange(256)[:, None] >> torch.arange(8) & 1).mul(2).sub(1).float()  # (256, 8)
-    bytes_ = (bits[..., None] >> torch.arange(0, 32, 8, device=bits.device)) & 255  # (..., 4, 4)
-    return table.to(bits.device)[bytes_].flatten(-3)
+    device = bits.device
+    byte, place = torch.arange(256, device=device), torch.arange(8, device=device)
+    table = ((byte[:, None] >> place) & 1).mul(2).sub(1).float()  # (256, 8)
+    return table[(bits[..., None] >> (8 * place[:4])) & 255].flatten(-3)
 
 
 def _upper(product: Tensor) -> Tensor:
