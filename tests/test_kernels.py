@@ -153,13 +153,29 @@ def test_memory_counts_the_index_lists(name: str, device: str) -> None:
     assert P.to(device).nbytes == before
 
 
-def test_kernels_compile_for_a_gpu() -> None:
-    """To machine code of an A100 (compute capability 8.0), which needs no GPU."""
+@pytest.mark.parametrize(
+    ("capability", "sizes"),
+    [
+        ("80", ["1000,10"]),
+        # d = 1, LeNet, and fastfood's transforms of 2^14 and, in two passes, 2^16.
+        *(
+            pytest.param(
+                c, ["1,1", "44426,300", "199210,10000", "100000,40000"], marks=pytest.mark.slow
+            )
+            for c in ("80", "90")
+        ),
+    ],
+)
+def test_kernels_assemble_without_a_gpu(capability: str, sizes: list[str]) -> None:
+    """To machine code of an A100 and an H100 (compute capability 8.0 and 9.0)."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.compiled", "80"]
+    command = [sys.executable, "-m", "tests.compiled", capability, *sizes]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["9 kernels, no atomics, no tensor cores"]
+    assert done.stdout.splitlines() == [
+        "gather_kernel, project_kernel, sum_kernel, transform_kernel, transposed_kernel: "
+        "no atomics, no tensor cores"
+    ]
 
 
 @pytest.mark.gpu

@@ -25,7 +25,7 @@ class Implicit(Projection):
     torch's products keep up to `KEEP_BYTES` of entries and draw larger P tile by tile each time;
     on a GPU one kernel draws and multiplies, and nothing is ever kept.
 
-    Raises UsageError for D or seeds that the counter cannot hold (2^32, 2^64).
+    Raises UsageError for D or seeds too large for the kernels' int32 rows and Philox's key.
     """
 
     rows_per_counter: int
@@ -33,8 +33,8 @@ class Implicit(Projection):
 
     def __init__(self, D: int, d: int, seed: int) -> None:
         super().__init__(D, d, seed)
-        if self.D >= 1 << 32 or self.seed >= 1 << 64:
-            raise UsageError(f"projection '{self.name}' needs D < 2^32 and a seed < 2^64")
+        if self.D >= 1 << 31 or self.seed >= 1 << 64:
+            raise UsageError(f"projection '{self.name}' needs D < 2^31 and a seed < 2^64")
         self.scale = torch.ones(self.d)  # (d,): 1 / column length, once a product has needed it
         self.measured = False
         self.columns: Tensor | None = None  # (d, D): entries before scaling, where they are kept
