@@ -14,6 +14,7 @@ import argparse
 import copy
 import itertools
 import json
+import math
 import platform
 import statistics
 import time
@@ -26,12 +27,15 @@ import torch
 from torch import nn
 
 from difficulty_bench.projection import NAMES
+from difficulty_bench.projection.implicit import KEEP_BYTES
 from difficulty_bench.subspace import SubspaceOptimizer
 
 DIMENSIONS = (10, 100, 1000, 10_000)
 BATCH = 128
 TURN = 4  # steps of one kind before the other's turn: its caches are then warm, as in training
-DENSE_LIMIT_BYTES = 10**9
+# Largest D x d in float32: above, `dense` fills the memory, and the others are drawn anew in every
+# product, which takes seconds on a CPU (see projection_speed.py).
+LIMIT_BYTES = {"dense": 10**9, "gaussian": KEEP_BYTES, "rademacher": KEEP_BYTES}
 GOALS = {
     ("lenet", "hashed"): 1.1,
     ("fc", "hashed"): 1.1,
@@ -110,7 +114,7 @@ def measure(networks: list[str], names: list[str], turns: int) -> Iterator[dict[
         D = sum(p.numel() for p in net.parameters())
         for name in names:
             for d in DIMENSIONS:
-                if name == "dense" and 4 * D * d > DENSE_LIMIT_BYTES:
+                if 4 * D * d > LIMIT_BYTES.get(name, math.inf):
                     continue
                 twin = copy.deepcopy(net)
                 native = training_step(net, torch.optim.Adam(net.parameters(), lr=1e-3))

@@ -10,6 +10,7 @@ into the parameters. P is linear, so this is exactly training of z by the chain 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from .errors import UsageError
 from .flat import FlatParameters, Group, as_groups
 from .projection import make
 
+_HOW = ("fused", "foreach", "capturable", "differentiable")  # torch's options on how, not what
+
 
 class SubspaceOptimizer(Optimizer):
     """Any torch optimiser, moving the parameters inside a random subspace only.
@@ -31,6 +34,11 @@ class SubspaceOptimizer(Optimizer):
     natively by the same optimiser class. A group's `lr_scale` (default: the argument for the
     subspace, 1 for the others) is a factor on its `lr`, so that a schedule that writes one lr into
     all groups still steps z by another: sqrt(D/d) makes a step in z as long as a native one.
+
+    On CUDA, an inner optimiser that has the options `fused` and `capturable` gets both (unless the
+    caller sets one): a step is then a few kernels, waits for nothing, and can be captured in a
+    CUDA graph after one step outside. A graph replays the lr it was captured with, unless lr is a
+    tensor, which schedules then write in place.
 
     `inner_kwargs` (eps, betas, momentum, ...) go to `inner`. Its state lives in R^d; so does what
     it does to its parameters: weight_decay here decays z, not theta.
@@ -66,7 +74,8 @@ class SubspaceOptimizer(Optimizer):
         self.projection = make(projection, len(self._theta_0), d, seed)
         self.projection.to(self._theta_0.device, self._theta_0.dtype)
         self._z = nn.Parameter(self._theta_0.new_zeros(self.projection.d))  # (d,)
-        self.inner = inner([self._inner_group(group) for group in groups], **inner_kwargs)
+        options = {**_fast_options(inner, groups, inner_kwargs), **inner_kwargs}
+        self.inner = inner([self._inner_group(group) for group in groups], **options)
         super().__init__(groups, dict(self.inner.defaults))
         self.state = self.inner.state
 
@@ -130,11 +139,15 @@ class SubspaceOptimizer(Optimizer):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore z, theta_0, moments and options, and put the parameters at theta_0 + P z.
 
+        How a step is computed (fused, ...) stays as here: the state may come from another device.
         Raises UsageError, and changes nothing, where the state is of another subspace.
         """
         saved = _subspace_of(state_dict, self.projection.identity)
-        packed = {key: state_dict[key] for key in ("state", "param_groups")}
-        self.inner.load_state_dict(packed)
+        groups = [
+            {**group, **{key: own[key] for key in _HOW if key in own}}
+            for group, own in zip(state_dict["param_groups"], self.param_groups, strict=False)
+        ]
+        self.inner.load_state_dict({"state": state_dict["state"], "param_groups": groups})
         for own, group in zip(self.param_groups, self.inner.param_groups, strict=True):
             own.update(group, params=own["params"])
         if self._flat.touched():
@@ -213,6 +226,16 @@ class SubspaceOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._flat.forget()
+
+
+def _fast_options(
+    inner: type[Optimizer], groups: list[Group], given: Mapping[str, Any]
+) -> dict[str, bool]:
+    """One kernel a step, and no step counter on the host, where all parameters are on CUDA."""
+    if any(key in given for key in _HOW) or not all(p.is_cuda for g in groups for p in g["params"]):
+        return {}
+    known = inspect.signature(inner).parameters
+    return {key: True for key in ("fused", "capturable") if key in known}
 
 
 def _subspace_of(state_dict: Mapping[str, Any], identity: Mapping[str, Any]) -> Mapping[str, Any]:

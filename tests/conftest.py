@@ -1,4 +1,4 @@
-"""Where the tests find data sets, and how they skip without them."""
+"""Where the tests find data sets, and how they skip without them; kernels without a GPU."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from envs.catalogue import VARIABLE
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 if not os.environ.get(VARIABLE) and _BESIDE.is_dir():
     os.environ[VARIABLE] = str(_BESIDE)
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported
 
 torch.set_num_threads(1)  # as trials do on a CPU; more would contend in nets this small
 

@@ -8,11 +8,12 @@ from .dense import Dense
 from .fastfood import Fastfood
 from .hashed import Hashed
 from .identity import Identity
+from .implicit import Gaussian, Rademacher
 from .sparse import Sparse
 from .stacked import Stacked
 
 FAMILIES: dict[str, type[Projection]] = {
-    family.name: family for family in (Dense, Sparse, Fastfood, Hashed)
+    family.name: family for family in (Dense, Gaussian, Rademacher, Sparse, Fastfood, Hashed)
 }
 NAMES = tuple(FAMILIES)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from .kernels.segments import Lists
 
 
 class Projection(ABC):
@@ -28,12 +31,15 @@ class Projection(ABC):
     - Every column has an entry other than 0, and any 1 <= d <= D works, powers of two or not;
       other d are refused.
     - `to(device, dtype)` moves it in place and returns it; results stay equal to rounding.
-    - Memory is what `nbytes` says: O(D d) dense, O(nonzeros) sparse, O(D + d) for the others.
-    - `project` and `project_transposed` return new tensors, keep no state, wait for no device and
-      are differentiable; `shift` and `pull` are the same products as a step needs them.
+    - Memory is what `nbytes` says: O(D d) dense, O(nonzeros) sparse, O(D + d) for the others (and
+      up to `implicit.KEEP_BYTES` of entries that gaussian and rademacher need not draw again).
+    - `project` and `project_transposed` return new tensors, keep nothing that changes a result,
+      wait for no device (but in a first call, which may prepare index lists or column lengths)
+      and are differentiable; `shift` and `pull` are the same products as a step needs them.
     """
 
     name: str
+    _lists: Lists | None = None
 
     def __init__(self, D: int, d: int, seed: int) -> None:
         """Raise UsageError unless 1 <= d <= D and seed >= 0."""
@@ -73,6 +79,16 @@ class Projection(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """The frozen tensors that make up P, by attribute name; what `to` and `nbytes` act on."""
 
+    def lists(self) -> Lists:
+        """What the kernels read in the place of `tensors()`: made in their first product."""
+        if self._lists is None:
+            self._lists = self.make_lists()
+        return self._lists
+
+    def make_lists(self) -> Lists:
+        """Only families whose kernels read index lists have them."""
+        raise NotImplementedError(self.name)
+
     @property
     def identity(self) -> dict[str, Any]:
         """What decides P, as plain values; two equal identities are the same P."""
@@ -86,13 +102,38 @@ class Projection(ABC):
         return np.random.default_rng((self.seed, self.D, self.d))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        self._lists = None
         for key, value in self.tensors().items():
             setattr(self, key, value.to(device, dtype if value.is_floating_point() else None))
         return self
 
     @property
     def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+        lists = 0 if self._lists is None else self._lists.nbytes
+        return lists + sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+
+Product = Callable[[Tensor], Tensor]
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, product: Product, adjoint: Product) -> Tensor:
+        ctx.products = product, adjoint
+        return product(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        product, adjoint = ctx.products
+        return linear(grads[0], adjoint, product), None, None
+
+
+def linear(x: Tensor, product: Product, adjoint: Product) -> Tensor:
+    """product(x), differentiable by its transpose `adjoint`: autograd need not see inside."""
+    if not x.requires_grad:
+        return product(x)
+    result: Tensor = _Linear.apply(x, product, adjoint)  # type: ignore[no-untyped-call]
+    return result
 
 
 def random_signs(rng: np.random.Generator, *shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import Projection, random_signs
+from . import kernels
+from .base import Projection, linear, random_signs
 from .hashed import both_signs, random_slots, select, select_transposed
+
+if TYPE_CHECKING:
+    from .kernels.segments import Lists
 
 _SHORTEST = 256  # shorter transforms save no time: their factors are too small for fast GEMMs
 
@@ -48,11 +53,15 @@ class Fastfood(Projection):
         self.n = n
 
     def project(self, z: Tensor) -> Tensor:
+        if kernels.apply_to(z):
+            return linear(z, self._times, self._times_transposed)
         u = rotate_left(self._pad(z * self.b, self.n), self.factors, self.H)  # (n,) = H B z
         w = select(u, self.slot)  # (n, blocks) = G Pi H B z
         return rotate_left(w, self.factors, self.H)[: self.D]
 
     def project_transposed(self, g: Tensor) -> Tensor:
+        if kernels.apply_to(g):
+            return linear(g, self._times_transposed, self._times)
         w = rotate_right(self._pad(g, len(self.slot)), self.factors, self.H)  # (n, blocks)
         u = select_transposed([w], self.slot, self.n)  # (n,)
         return rotate_left(u, self.factors, self.H)[: self.d] * self.b
@@ -64,8 +73,34 @@ class Fastfood(Projection):
         theta = rotate_left(w.reshape(-1), self.factors, self.H)  # (blocks, K, n)
         return theta.view(-1, K, self.n).transpose(0, 1).reshape(K, -1)[:, : self.D]
 
+    def shift(self, theta_0: Tensor, z: Tensor, out: Tensor) -> Tensor:
+        if kernels.apply_to(z):
+            return self._times(z, theta_0, out)
+        return super().shift(theta_0, z, out)
+
     def tensors(self) -> dict[str, Tensor]:
         return {"slot": self.slot, "b": self.b, "H": self.H}
+
+    def make_lists(self) -> Lists:
+        from .kernels import segments
+
+        blocks = self.slot.view(self.n, -1).t().reshape(-1)  # (blocks, n), as transforms run
+        return segments.one_per_row(blocks, self.n)
+
+    def _times(self, z: Tensor, base: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        from .kernels.hadamard import transform
+
+        index = self.lists().by_row.index  # (blocks * n,)
+        out = z.new_empty(self.D) if out is None else out
+        u = transform(z, self.n, 1, factor=self.b)  # (n,) = H B z
+        return transform(u, self.n, len(index) // self.n, index=index, base=base, out=out)
+
+    def _times_transposed(self, g: Tensor) -> Tensor:
+        from .kernels.hadamard import transform
+
+        w = transform(g, self.n, len(self.slot) // self.n)  # (blocks, n)
+        u = self.lists().by_column.sum(w)  # (n,)
+        return transform(u, self.n, 1, out=g.new_empty(self.d)) * self.b
 
     @staticmethod
     def _pad(x: Tensor, length: int) -> Tensor:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Projection
+from . import kernels
+from .base import Projection, linear
+
+if TYPE_CHECKING:
+    from .kernels.segments import Lists
 
 _LARGE = 1 << 15  # from this D on, a pass over each tensor costs less than gathering them first
 
@@ -43,15 +47,21 @@ class Hashed(Projection):
         return made
 
     def project(self, z: Tensor) -> Tensor:
+        if kernels.apply_to(z):
+            return linear(z, self._gather, self._sum)
         return select(z * self.scale, self.slot)
 
     def project_transposed(self, g: Tensor) -> Tensor:
+        if kernels.apply_to(g):
+            return linear(g, self._sum, self._gather)
         return select_transposed([g], self.slot, self.d) * self.scale
 
     def project_batch(self, Z: Tensor) -> Tensor:
         return both_signs(Z * self.scale).index_select(1, self.slot)  # (K, D)
 
     def shift(self, theta_0: Tensor, z: Tensor, out: Tensor) -> Tensor:
+        if kernels.apply_to(z):
+            return self._gather(z, theta_0, out)
         return torch.index_select(both_signs(z * self.scale), 0, self.slot, out=out).add_(theta_0)
 
     def pull(self, parts: Sequence[Tensor]) -> Tensor:
@@ -61,6 +71,19 @@ class Hashed(Projection):
 
     def tensors(self) -> dict[str, Tensor]:
         return {"slot": self.slot, "scale": self.scale}
+
+    def make_lists(self) -> Lists:
+        from .kernels import segments
+
+        return segments.one_per_row(self.slot, self.d)
+
+    def _gather(self, z: Tensor, base: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        from .kernels import segments
+
+        return segments.gather(z, self.lists().by_row.index, self.scale, base, out)
+
+    def _sum(self, g: Tensor) -> Tensor:
+        return self.lists().by_column.sum(g) * self.scale
 
 
 def random_slots(rng: np.random.Generator, order: Array, m: int) -> Tensor:

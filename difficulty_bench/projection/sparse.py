@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Projection, random_signs
+from . import kernels
+from .base import Projection, linear, random_signs
+
+if TYPE_CHECKING:
+    from .kernels.segments import Lists
 
 _CHUNK = 1 << 18  # nonzeros per CPU pass: the temporaries then stay in the cache (measured)
 
@@ -37,19 +42,36 @@ class Sparse(Projection):
         self.values = torch.from_numpy(random_signs(rng, s, self.d) / np.float32(math.sqrt(s)))
 
     def project(self, z: Tensor) -> Tensor:
+        if kernels.apply_to(z):
+            return linear(z, self._times, self._times_transposed)
         return self._add_to(z.new_zeros(self.D), z)
 
     def project_transposed(self, g: Tensor) -> Tensor:
+        if kernels.apply_to(g):
+            return linear(g, self._times_transposed, self._times)
         total = g.new_zeros(self.d)  # (d,)
         for rows, values in self._chunks():
             total += g.index_select(0, rows.reshape(-1)).view_as(values).mul_(values).sum(0)
         return total
 
     def shift(self, theta_0: Tensor, z: Tensor, out: Tensor) -> Tensor:
+        if kernels.apply_to(z):
+            return self._times(z, theta_0, out)
         return self._add_to(out.copy_(theta_0), z)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"rows": self.rows, "values": self.values}
+
+    def make_lists(self) -> Lists:
+        from .kernels import segments
+
+        return segments.several_per_row(self.rows, self.values < 0, self.D)
+
+    def _times(self, z: Tensor, base: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        return self.lists().by_row.sum(z / math.sqrt(len(self.rows)), base, out)
+
+    def _times_transposed(self, g: Tensor) -> Tensor:
+        return self.lists().by_column.sum(g) / math.sqrt(len(self.rows))
 
     def _add_to(self, theta: Tensor, z: Tensor) -> Tensor:
         for rows, values in self._chunks():
