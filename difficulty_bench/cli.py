@@ -112,14 +112,23 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(run: argparse.ArgumentParser) -> None:
-    add = run.add_argument
-    add("--task", dest="names", action="append", required=True, metavar="NAME", help="repeatable")
-    add("--d", dest="grid", type=dimensions, metavar="D,D,...", help="exactly these d, no search")
-    add("--seeds", type=positive(int), metavar="N", help="seeds per d (near the crossing)")
+def _add_task(verb: argparse.ArgumentParser) -> None:
+    """Which task: by name, or an environment of the user's with an agent; and overrides."""
+    add = verb.add_argument
+    add("--task", dest="names", action="append", default=[], metavar="NAME", help="repeatable")
+    add("--env", dest="envs", action="append", default=[], metavar="ID",
+        help="any Gymnasium id, without a registry entry; repeatable")  # fmt: skip
+    add("--agent", default="ppo", metavar="NAME", help="for --env: ppo or dqn (default: ppo)")
     add("--projection", metavar="NAME", help="dense, sparse, fastfood or hashed")
     add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
         help="override a field, e.g. agent.learning_rate=3e-4; repeatable")  # fmt: skip
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    add = run.add_argument
+    _add_task(run)
+    add("--d", dest="grid", type=dimensions, metavar="D,D,...", help="exactly these d, no search")
+    add("--seeds", type=positive(int), metavar="N", help="seeds per d (near the crossing)")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add("--workers", type=positive(int), metavar="N", help="trials side by side (default: cores)")
     add("--precision", type=float, metavar="F", help="stop at intervals within a factor F")

@@ -48,8 +48,13 @@ def make_env(id: str, env_kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
         return gym.make(id, **env_kwargs)
     except gym.error.DependencyNotInstalled as error:
         raise ResourceError(f"{id}: {first_line(error)}") from None
-    except (gym.error.Error, ModuleNotFoundError, TypeError) as error:
+    except (gym.error.Error, TypeError) as error:
         raise UsageError(f"{id}: {first_line(error)}") from None
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name is None:
+            raise UsageError(f"{id}: {first_line(error)}") from None  # the `package:` of the id
+        mend = f"; install {error.name}" if error.name else ""
+        raise ResourceError(f"{id}: {first_line(error)}{mend}") from None
 
 
 def first_line(error: Exception) -> str:
