@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from ..checkpoint import checkpoint_folder
 from ..engine import Engine, make_engine
 from ..environment import usable_cores
 from ..errors import UsageError
@@ -82,7 +83,7 @@ def _measure(
     runtime = Runtime(
         device=device,
         deadline=time.time() + 3600 * hours if hours else None,
-        checkpoint_dir=arguments.store.with_suffix(".checkpoints"),
+        checkpoint_dir=checkpoint_folder(arguments.store),
         command=command_line(),
     )
     engine = make_engine(arguments.workers or usable_cores())
