@@ -107,8 +107,14 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("file", type=Path, metavar="FILE")
     evaluate = add("eval", "solutions:evaluate", "evaluate an exported solution afresh")
     evaluate.add_argument("file", type=Path, metavar="FILE")
-    evaluate.add_argument("--seed", type=int, default=0, help="of the evaluation")
-    evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    evaluate.add_argument("--episodes", type=positive(int), metavar="N", help="default: the task's")
+    play = add("play", "solutions:play_back", "film an exported solution as it plays")
+    play.add_argument("file", type=Path, metavar="FILE")
+    play.add_argument("--video", type=Path, required=True, metavar="OUT", help=".mp4 or .gif")
+    play.add_argument("--episodes", type=positive(int), default=1, metavar="N")
+    for verb in (evaluate, play):
+        verb.add_argument("--seed", type=int, default=0, help="of the episodes")
+        verb.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     data = add("data", "machine:data", "fetch or verify the data sets")
     data.add_argument("action", choices=["fetch", "verify"])
     data.add_argument("names", nargs="*", metavar="NAME", help="default: all")
@@ -152,6 +158,8 @@ def _add_report(report: argparse.ArgumentParser) -> None:
         help="DIR/results.jsonl is merged with the store (default: %(default)s)")  # fmt: skip
     add("--format", default="md,json,csv", metavar="F,F,...",
         help="of md, json, csv (default: %(default)s)")  # fmt: skip
+    add("--clips", action="store_true",
+        help="also film what a few d of each controller in the store can play")  # fmt: skip
 
 
 def _add_results(results: argparse.ArgumentParser) -> None:

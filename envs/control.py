@@ -90,8 +90,9 @@ class ControlProblem(GymnasiumProblem):
         low, span = (torch.as_tensor(array, device=x.device) for array in (self.low, self.span))
         return (x.float() - low).mul_(2 / span).sub_(1)
 
-    def build_envs(self, num_envs: int) -> gym.vector.VectorEnv:
-        makers = [lambda: make_env(self.id, self.env_kwargs)] * num_envs
+    def build_envs(self, num_envs: int, *, rendered: bool = False) -> gym.vector.VectorEnv:
+        drawing = {"render_mode": "rgb_array"} if rendered else {}
+        makers = [lambda: make_env(self.id, {**self.env_kwargs, **drawing})] * num_envs
         return RecordEpisodeStatistics(
             SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
         )
