@@ -133,10 +133,12 @@ def save(model: BaseAlgorithm) -> State:
     """What every SB3 algorithm needs to go on, but for environments and buffers.
 
     No generator is in it: a resumption starts environments and generators anew, seeded by the
-    trial's streams and the number of steps done.
+    trial's streams and the number of steps done. Nor are parameters in the subspace, which the
+    optimiser's state gives as theta_0 + P z.
     """
+    inside = in_subspace(model)
     return {
-        "policy": model.policy.state_dict(),
+        "policy": {k: v for k, v in model.policy.state_dict().items() if k not in inside},
         "optimizer": optimizer(model).state_dict(),
         "num_timesteps": model.num_timesteps,
         "n_updates": model._n_updates,
@@ -144,12 +146,19 @@ def save(model: BaseAlgorithm) -> State:
     }
 
 
+def in_subspace(model: BaseAlgorithm) -> set[str]:
+    """The policy's names for the parameters that lie in the subspace; none natively."""
+    groups = [group for group in optimizer(model).param_groups if group.get("subspace")]
+    inside = {id(parameter) for group in groups for parameter in group["params"]}
+    return {name for name, p in model.policy.named_parameters() if id(p) in inside}
+
+
 def steps_done(resumed: State | None) -> int:
     return int(resumed["num_timesteps"]) if resumed else 0
 
 
 def load(model: BaseAlgorithm, state: State) -> None:
-    model.policy.load_state_dict(state["policy"])
+    model.policy.load_state_dict({**model.policy.state_dict(), **state["policy"]})
     optimizer(model).load_state_dict(state["optimizer"])
     model.num_timesteps, model._n_updates = state["num_timesteps"], state["n_updates"]
     episodes = [{"r": value} for value in state["episodic_returns"]]

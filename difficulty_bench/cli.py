@@ -100,6 +100,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(add("run", "run:run", "measure: baseline, search, interval; resumes if interrupted"))
     _add_report(add("report", "exchange:report", "regenerate the difficulty tables and plots"))
     _add_results(add("results", "exchange:results", "finished trials as JSON lines"))
+    study = add("study", "study:study", "an unfinished study and its checkpoints, to move it")
+    study.add_argument("action", choices=["export", "import"])
+    study.add_argument("file", type=Path, metavar="FILE")
+    _add_task(study)
     add("status", "look:status", "what has run, what failed, what it cost")
     show = add("show", "look:show", "a task in full, and what was measured of it")
     show.add_argument("task")
@@ -109,8 +113,14 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("file", type=Path, metavar="FILE")
     evaluate = add("eval", "solutions:evaluate", "evaluate an exported solution afresh")
     evaluate.add_argument("file", type=Path, metavar="FILE")
-    evaluate.add_argument("--seed", type=int, default=0, help="of the evaluation")
-    evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    evaluate.add_argument("--episodes", type=positive(int), metavar="N", help="default: the task's")
+    play = add("play", "solutions:play_back", "film an exported solution as it plays")
+    play.add_argument("file", type=Path, metavar="FILE")
+    play.add_argument("--video", type=Path, required=True, metavar="OUT", help=".mp4 or .gif")
+    play.add_argument("--episodes", type=positive(int), default=1, metavar="N")
+    for verb in (evaluate, play):
+        verb.add_argument("--seed", type=int, default=0, help="of the episodes")
+        verb.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     data = add("data", "machine:data", "fetch or verify the data sets")
     data.add_argument("action", choices=["fetch", "verify"])
     data.add_argument("names", nargs="*", metavar="NAME", help="default: all")
@@ -118,14 +128,23 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(run: argparse.ArgumentParser) -> None:
-    add = run.add_argument
-    add("--task", dest="names", action="append", required=True, metavar="NAME", help="repeatable")
-    add("--d", dest="grid", type=dimensions, metavar="D,D,...", help="exactly these d, no search")
-    add("--seeds", type=positive(int), metavar="N", help="seeds per d (near the crossing)")
+def _add_task(verb: argparse.ArgumentParser) -> None:
+    """Which task: by name, or an environment of the user's with an agent; and overrides."""
+    add = verb.add_argument
+    add("--task", dest="names", action="append", default=[], metavar="NAME", help="repeatable")
+    add("--env", dest="envs", action="append", default=[], metavar="ID",
+        help="any Gymnasium id, without a registry entry; repeatable")  # fmt: skip
+    add("--agent", default="ppo", metavar="NAME", help="for --env: ppo or dqn (default: ppo)")
     add("--projection", metavar="NAME", help="dense, sparse, fastfood or hashed")
     add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
         help="override a field, e.g. agent.learning_rate=3e-4; repeatable")  # fmt: skip
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    add = run.add_argument
+    _add_task(run)
+    add("--d", dest="grid", type=dimensions, metavar="D,D,...", help="exactly these d, no search")
+    add("--seeds", type=positive(int), metavar="N", help="seeds per d (near the crossing)")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     side = run.add_mutually_exclusive_group()
     side.add_argument(
@@ -153,6 +172,8 @@ def _add_report(report: argparse.ArgumentParser) -> None:
         help="DIR/results.jsonl is merged with the store (default: %(default)s)")  # fmt: skip
     add("--format", default="md,json,csv", metavar="F,F,...",
         help="of md, json, csv (default: %(default)s)")  # fmt: skip
+    add("--clips", action="store_true",
+        help="also film what a few d of each controller in the store can play")  # fmt: skip
 
 
 def _add_results(results: argparse.ArgumentParser) -> None:

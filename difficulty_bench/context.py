@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from .checkpoint import Checkpoint, checkpoint_path, read_checkpoint
 from .coordinates import Coordinates
-from .errors import UsageError, did_you_mean
+from .errors import ResourceError, UsageError, did_you_mean
 from .problem import Split
 from .projection import Identity, Projection, make
 from .seeds import Streams
@@ -57,6 +56,7 @@ class TrialContext:
         self.lr_scale = trial.request.lr_scale
         self.curve: list[tuple[int, str, float]] = []
         self.steps = 0
+        self._study, self._request = trial.study, trial.request
         self._projection = trial.task.projection
         self._timeout_s, self._early_stop = trial.task.timeout_s, trial.task.early_stop
         self._runtime = runtime
@@ -65,7 +65,7 @@ class TrialContext:
         self._earlier_s = 0.0
         self._start = self._last_save = time.perf_counter()
         folder = runtime.checkpoint_dir
-        self._checkpoint: Path | None = folder / f"{trial.identity}.pt" if folder else None
+        self._checkpoint = checkpoint_path(folder, trial.identity) if folder else None
 
     @property
     def native(self) -> bool:
@@ -148,8 +148,9 @@ class TrialContext:
         """Note progress: `steps` done so far, and points of the curve.
 
         `state()` gives all that `resume` needs (tensors and plain containers); with it the trial
-        checkpoints once a minute and before it stops. Raise Diverged for a value that is not
-        finite, EarlyStop, TimedOut, or Interrupted; let all four pass.
+        checkpoints once a minute and before it stops; without it a stopped trial starts again.
+        Raise Diverged for a value that is not finite, EarlyStop, TimedOut, or Interrupted; let all
+        four pass.
         """
         self.steps = steps
         for name, value in values.items():
@@ -162,8 +163,8 @@ class TrialContext:
             raise TimedOut(f"over {self._timeout_s:g} s at step {steps}")
         stopping = self._runtime.must_stop()
         due = time.perf_counter() - self._last_save > CHECKPOINT_INTERVAL_S
-        if state is not None and (stopping or due):
-            self._save(state())
+        if stopping or (due and state is not None):
+            self._save(None if state is None else state())
         if stopping:
             raise Interrupted(f"stopped at step {steps}")
 
@@ -186,14 +187,20 @@ class TrialContext:
             )
 
     def resume(self) -> dict[str, Any] | None:
-        """The `state` of the last checkpoint, or None for a fresh start."""
+        """The `state` of the last checkpoint, or None for a fresh start.
+
+        Raise ResourceError for a file that is not one.
+        """
         if self._checkpoint is None or not self._checkpoint.exists():
             return None
-        saved = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
-        self.steps, self._earlier_s = saved["steps"], saved["elapsed_s"]
-        self.curve = [(int(s), str(n), float(v)) for s, n, v in saved["curve"]]
-        state: dict[str, Any] = saved["state"]
-        return state
+        try:
+            saved = read_checkpoint(self._checkpoint)
+        except ValueError as error:
+            mend = "delete it, and the trial starts again"
+            raise ResourceError(f"{self._checkpoint}: {error}; {mend}") from None
+        if saved.state is not None:
+            self.steps, self._earlier_s, self.curve = saved.steps, saved.elapsed_s, saved.curve
+        return saved.state
 
     def elapsed_s(self) -> float:
         """Seconds of training, those before a resumption included."""
@@ -203,21 +210,9 @@ class TrialContext:
         if self._checkpoint is not None:
             self._checkpoint.unlink(missing_ok=True)
 
-    def _save(self, state: dict[str, Any]) -> None:
-        """Write beside and rename, so that a kill leaves the old checkpoint or the new one."""
+    def _save(self, state: dict[str, Any] | None) -> None:
         if self._checkpoint is None:
             return
-        content = {
-            "steps": self.steps,
-            "elapsed_s": self.elapsed_s(),
-            "curve": [list(point) for point in self.curve],
-            "state": state,
-        }
-        self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._checkpoint.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._checkpoint)
+        whose, elapsed_s = (self._study, self._request), self.elapsed_s()
+        Checkpoint(*whose, self.steps, elapsed_s, self.curve, state).write(self._checkpoint)
         self._last_save = time.perf_counter()

@@ -7,7 +7,7 @@ First the format, then environments, and for every study its readings and its tr
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ from .result_lines import (
 from .results import TrialResult
 from .store import Store
 
+Parsed = tuple[list[tuple[int, Reading]], list[tuple[int, TrialResult]]]
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -44,7 +46,8 @@ def export(store: Store, file: Path, tasks: Collection[str] | None = None) -> in
 
     The file is replaced as a whole or not at all. Raise UsageError where it cannot be written.
     """
-    lines = list(_lines(store, tasks))
+    readings = [r for r in store.studies() if tasks is None or r.task.name in tasks]
+    lines = list(lines_of(store, readings))
     partial = file.with_name(file.name + ".partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -58,8 +61,8 @@ def export(store: Store, file: Path, tasks: Collection[str] | None = None) -> in
     return sum(isinstance(line, TrialLine) for line in lines)
 
 
-def _lines(store: Store, tasks: Collection[str] | None) -> Iterator[Line]:
-    readings = [r for r in store.studies() if tasks is None or r.task.name in tasks]
+def lines_of(store: Store, readings: Sequence[Reading]) -> Iterator[Line]:
+    """A whole file's lines: `readings` and the trials of their studies."""
     results = {reading.study: store.results(reading.study) for reading in readings}
     facts = [trial.environment for trials in results.values() for trial in trials]
     environments = {line.environment: line for line in map(EnvironmentLine.of, facts)}
@@ -75,7 +78,12 @@ def import_results(store: Store, file: Path) -> Merged:
 
     What the store holds is kept. Raise UsageError naming file, line and mend.
     """
-    readings, trials = _parse(file)
+    return merge(store, file, parse(file, _content(file)))
+
+
+def merge(store: Store, file: Path, parsed: Parsed) -> Merged:
+    """Merge what `parse` gave; `file` is for messages."""
+    readings, trials = parsed
     before = {trial.identity for r in store.studies() for trial in store.results(r.study)}
     conflicts = []
     with store.transaction():
@@ -113,9 +121,12 @@ def merged(store: Path, file: Path) -> Store:
     return memory
 
 
-def _parse(file: Path) -> tuple[list[tuple[int, Reading]], list[tuple[int, TrialResult]]]:
-    """Readings and trials with their line numbers, each consistent in itself."""
-    lines = _load(file)
+def parse(file: Path, content: bytes) -> Parsed:
+    """Readings and trials with their line numbers, each consistent in itself.
+
+    `file` is for messages: raise UsageError naming file, line and mend.
+    """
+    lines = _load(file, content)
     environments = {x.environment: x.facts for _, x in lines if isinstance(x, EnvironmentLine)}
     studies = {line.study for _, line in lines if isinstance(line, StudyLine)}
     readings: list[tuple[int, Reading]] = []
@@ -131,13 +142,16 @@ def _parse(file: Path) -> tuple[list[tuple[int, Reading]], list[tuple[int, Trial
     return readings, trials
 
 
-def _load(file: Path) -> list[tuple[int, AnyLine]]:
+def _content(file: Path) -> bytes:
     try:
-        content = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise UsageError(
             f"{file}: {error.strerror}; give a file of `bench results export`"
         ) from None
+
+
+def _load(file: Path, content: bytes) -> list[tuple[int, AnyLine]]:
     lines: list[tuple[int, AnyLine]] = []
     for number, raw in enumerate(content.split(b"\n"), 1):
         if raw.strip():

@@ -15,7 +15,10 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor, nn
+
+from .errors import ResourceError
 
 Split = Literal["validation", "test"]
 Pair = tuple[Tensor, Tensor]
@@ -136,11 +139,13 @@ class EnvironmentProblem(Problem):
     """Environments to act in.
 
     A discrete action is the arg max of the network's `output_size` outputs; a continuous one is
-    its outputs, clipped to the action space. `protocol` says in one line how episodes are played.
+    its outputs, clipped to the action space. `protocol` says in one line how episodes are played;
+    `evaluate` plays `eval_episodes` of them.
     """
 
     id: str
     protocol: str = ""
+    eval_episodes: int
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
     metric = "episodic_return"
@@ -162,6 +167,34 @@ class EnvironmentProblem(Problem):
         after its episode is ignored, so it may rest.
         """
         return self.make_envs(num_envs, seed=0)
+
+    def rendered_envs(self, seed: int) -> gym.vector.VectorEnv:
+        """One environment as `make_envs(1, seed)` plays it, that can be looked at.
+
+        Its `render()` gives a tuple of one picture (H, W, 3) uint8 of the present state, its
+        `metadata["render_fps"]` the steps per second of a video. Raise ResourceError where nothing
+        can be drawn, as here by default.
+        """
+        raise ResourceError(
+            f"{self.id}: {type(self).__name__} draws nothing; give it a method rendered_envs"
+        )
+
+
+def interval(problem: Problem, found: Evaluation) -> tuple[float, float] | None:
+    """95% interval of the score over units like those evaluated; None where it has no spread.
+
+    Student's for a mean of episodes; for an accuracy Wilson's (1927), which stays within [0, 1].
+    """
+    score, n = found.score, found.n
+    if found.sd is not None:
+        half = float(stdtrit(n - 1, 0.975)) * found.sd / float(np.sqrt(n))
+        return score - half, score + half
+    if isinstance(problem, SupervisedProblem) and problem.score is accuracy:
+        z2 = 1.96**2
+        centre = (score + z2 / (2 * n)) / (1 + z2 / n)
+        half = float(np.sqrt(z2 * (score * (1 - score) / n + z2 / (4 * n * n)))) / (1 + z2 / n)
+        return centre - half, centre + half
+    return None
 
 
 def act(network: nn.Module, observation: Tensor, action_space: gym.Space[Any]) -> np.ndarray:

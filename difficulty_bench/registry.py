@@ -16,6 +16,7 @@ from .errors import UsageError, did_you_mean
 from .yaml_lines import Document, KeyPath, assign, load_yaml, merge
 
 LrRule = Literal["paper", "matched", "tuned"]
+AT = "@"  # `ppo@CartPole-v1`: the template `ppo@`, and what it derives a task for
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -143,22 +144,51 @@ class Registry:
                 self._documents[name] = document
 
     def names(self) -> list[str]:
-        return list(self._documents)
+        """The tasks that are written out; those that a template derives are without number."""
+        return [name for name in self._documents if not name.endswith(AT)]
+
+    def templates(self) -> list[str]:
+        """What may stand before the `@`."""
+        return [name.removesuffix(AT) for name in self._documents if name.endswith(AT)]
 
     def get(self, name: str, settings: Sequence[str] = ()) -> Task:
         """The task `name` with `--set` overrides applied and every entry point checked.
 
-        Raise UsageError naming place and key for an unknown task or key, or a wrong value.
+        `TEMPLATE@SUBJECT` is derived: the entry `TEMPLATE@` laid on what its `derive` function
+        finds out about SUBJECT. Raise UsageError naming place and key for an unknown task or key,
+        or a wrong value; ResourceError where SUBJECT needs a package that is not installed.
         """
-        if name not in self._documents:
-            raise UsageError(f"no task '{name}'{did_you_mean(name, self._documents)}")
-        document = self._flatten(name)
+        document = self._document(name)
         for setting in settings:
             assign(document, (name,), setting)
         task = _validate(document, name)
         for key in ("problem", "network", "agent"):
             _check_entry_point(getattr(task, key), document, (name, key))
         return task
+
+    def _document(self, name: str) -> Document:
+        if name in self.names():
+            return self._flatten(name)
+        kind, at, subject = name.partition(AT)
+        if not at:
+            raise UsageError(f"no task '{name}'{did_you_mean(name, self.names())}")
+        if kind not in self.templates():
+            known = did_you_mean(kind, self.templates())
+            raise UsageError(f"no task '{name}', as there is no template '{kind}@'{known}")
+        if not subject:
+            raise UsageError(f"'{name}' is a template: give what it is for, like {name}CartPole-v1")
+        return self._derive(kind + AT, subject)
+
+    def _derive(self, template: str, subject: str) -> Document:
+        document = self._flatten(template)
+        entry, name = document.data[template], template + subject
+        try:
+            derive = EntryPoint.model_validate(entry.pop("derive", {}))
+        except ValidationError as error:
+            raise _usage_error(error, EntryPoint, document, (template, "derive")) from None
+        _check_entry_point(derive, document, (template, "derive"))
+        marks = {(name, *key[1:]): mark for key, mark in document.marks.items()}
+        return Document({name: merge(derive(subject), entry)}, marks, document.name)
 
     def _flatten(self, name: str, seen: tuple[str, ...] = ()) -> Document:
         """A copy of the entry with what it `extends` laid beneath it."""
@@ -170,15 +200,21 @@ class Registry:
         marks = {key: mark for key, mark in source.marks.items() if key[0] == name}
         parent = entry.pop("extends", None)
         if parent is not None:
-            if parent not in self._documents or parent in (*seen, name):
-                raise UsageError(
-                    f"{source.where((name, 'extends'))}: {name}.extends: no task '{parent}' to "
-                    f"extend{did_you_mean(str(parent), self._documents)}"
-                )
-            below = self._flatten(parent, (*seen, name))
+            below = self._below(str(parent), source, (*seen, name))
             entry = merge(below.data[parent], entry)
             marks = {(name, *key[1:]): mark for key, mark in below.marks.items()} | marks
         return Document({name: entry}, marks, source.name)
+
+    def _below(self, parent: str, source: Document, seen: tuple[str, ...]) -> Document:
+        """The entry that `seen[-1]` extends, itself flattened or derived."""
+        if parent in self._documents and parent not in seen:
+            return self._flatten(parent, seen)
+        if AT in parent.rstrip(AT) and parent not in self._documents:
+            return self._document(parent)
+        raise UsageError(
+            f"{source.where((seen[-1], 'extends'))}: {seen[-1]}.extends: no task '{parent}' to "
+            f"extend{did_you_mean(parent, self._documents)}"
+        )
 
 
 def _validate(document: Document, name: str) -> Task:

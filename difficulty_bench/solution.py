@@ -2,7 +2,7 @@
 
 The file is JSON. It names a task of the registry and holds z; theta_0 and P are drawn anew from
 the trial's identity, so a file of a few kilobytes is a whole network. Reading it runs no code of
-the file's choosing: it cannot name an entry point.
+the file's choosing: it can name neither an entry point nor a package.
 """
 
 from __future__ import annotations
@@ -85,7 +85,13 @@ def _parse(content: dict[str, Any], path: Path, registry: Registry) -> Solution:
         key, _, value = setting.partition("=")
         if "entry_point" in key or isinstance(parse_scalar(value), dict):
             raise UsageError(f"{path}: settings: a solution may not name an entry point")
-    task = registry.get(str(content["task"]), settings)
+    name = str(content["task"])
+    if any(":" in text for text in (*settings, "" if name in registry.names() else name)):
+        raise UsageError(  # Gymnasium imports `package` for an id like `package:Name-v0`
+            f"{path}: a solution may not name a package; put its task into a file of yours, with "
+            "the id in it, and give --tasks FILE"
+        )
+    task = registry.get(name, settings)
     trial = Trial(task, Request(**content["request"]))
     if trial.study != content["study"]:
         raise UsageError(

@@ -27,6 +27,7 @@ from difficulty_bench.errors import UsageError
 from .episodes import Episodes
 from .evaluation import GymnasiumProblem
 
+SCREENS_PER_S = 60  # of an NTSC console
 PositiveInt = Annotated[int, Field(ge=1)]
 Observation = Literal["pixels", "ram"]
 
@@ -127,9 +128,15 @@ class AtariProblem(GymnasiumProblem):
     def env_seed(self, seed: int) -> int:
         return seed % 2**30  # the emulator takes 32-bit seeds
 
-    def build_envs(self, num_envs: int) -> gym.vector.VectorEnv:
-        make_games = self._pixel_envs if self.rules.obs == "pixels" else self._ram_envs
-        envs: gym.vector.VectorEnv = RecordEpisodeStatistics(make_games(num_envs))
+    def build_envs(self, num_envs: int, *, rendered: bool = False) -> gym.vector.VectorEnv:
+        if self.rules.obs == "ram":
+            games: gym.vector.VectorEnv = self._ram_envs(num_envs, rendered)
+        elif rendered:
+            games = WithScreen(self._pixel_envs(num_envs), self._screens(num_envs))
+        else:
+            games = self._pixel_envs(num_envs)
+        games.metadata = {**games.metadata, "render_fps": SCREENS_PER_S / self.rules.frame_skip}
+        envs: gym.vector.VectorEnv = RecordEpisodeStatistics(games)
         # outside of the statistics, which count the game's own score
         return ClipReward(envs, -1, 1) if self.rules.clip_rewards else envs
 
@@ -138,8 +145,19 @@ class AtariProblem(GymnasiumProblem):
             return Episodes([self._ram_env] * num_envs)
         return RecordEpisodeStatistics(self._pixel_envs(num_envs))
 
-    def _pixel_envs(self, num_envs: int) -> gym.vector.VectorEnv:
+    def _screens(self, num_envs: int) -> gym.vector.VectorEnv:
+        """The same games, seen as the whole coloured screen."""
+        return self._pixel_envs(
+            num_envs, img_height=210, img_width=160, grayscale=False, stack_num=1
+        )
+
+    def _pixel_envs(self, num_envs: int, **view: Any) -> gym.vector.VectorEnv:
         rules = self.rules
+        view = {
+            **{"img_height": rules.image_size, "img_width": rules.image_size},
+            **{"grayscale": True, "stack_num": rules.stack},
+            **view,
+        }
         return AtariVectorEnv(
             self.game,
             num_envs,
@@ -148,26 +166,25 @@ class AtariProblem(GymnasiumProblem):
             repeat_action_probability=rules.sticky_probability,
             full_action_space=rules.full_action_space,
             autoreset_mode=AutoresetMode.SAME_STEP,
-            img_height=rules.image_size,
-            img_width=rules.image_size,
-            grayscale=True,
-            stack_num=rules.stack,
             frameskip=rules.frame_skip,
             maxpool=True,
             noop_max=rules.noop_max,
             use_fire_reset=rules.fire_reset,
             episodic_life=False,
             reward_clipping=False,
+            **view,
         )
 
-    def _ram_envs(self, num_envs: int) -> gym.vector.VectorEnv:
-        return SyncVectorEnv([self._ram_env] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+    def _ram_envs(self, num_envs: int, rendered: bool) -> gym.vector.VectorEnv:
+        makers = [lambda: self._ram_env("rgb_array" if rendered else None)] * num_envs
+        return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
 
-    def _ram_env(self) -> gym.Env[Any, Any]:
+    def _ram_env(self, render_mode: str | None) -> gym.Env[Any, Any]:
         rules = self.rules
         env = gym.make(
             self.id,
             obs_type="ram",
+            render_mode=render_mode,
             frameskip=rules.frame_skip,
             repeat_action_probability=rules.sticky_probability,
             full_action_space=rules.full_action_space,
@@ -175,6 +192,34 @@ class AtariProblem(GymnasiumProblem):
         )
         started = Start(env, rules.noop_max // rules.frame_skip, rules.fire_reset)
         return FrameStackObservation(started, rules.stack)
+
+
+class WithScreen(gym.vector.VectorWrapper):
+    """Games that are played twice, from the same seed by the same actions: to learn, and to see.
+
+    A view of another size changes nothing in the game, sticky actions and no-ops included.
+    """
+
+    def __init__(self, envs: gym.vector.VectorEnv, screens: gym.vector.VectorEnv) -> None:
+        super().__init__(envs)
+        self.screens = screens
+
+    def reset(self, **keys: Any) -> Any:
+        self._seen, _ = self.screens.reset(**keys)
+        return self.env.reset(**keys)
+
+    def step(self, actions: Any) -> Any:
+        played = self.env.step(actions)
+        self._seen, *seen, _ = self.screens.step(actions)
+        assert all(np.array_equal(a, b) for a, b in zip(played[1:4], seen, strict=True))
+        return played
+
+    def render(self) -> tuple[np.ndarray, ...]:
+        return tuple(self._seen[:, -1])
+
+    def close(self, **keys: Any) -> None:
+        self.screens.close(**keys)
+        self.env.close(**keys)
 
 
 class Start(gym.Wrapper[np.ndarray, int, np.ndarray, int]):

@@ -54,8 +54,13 @@ def make_env(id: str, env_kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
         return gym.make(id, **env_kwargs)
     except gym.error.DependencyNotInstalled as error:
         raise ResourceError(f"{id}: {first_line(error)}") from None
-    except (gym.error.Error, ModuleNotFoundError, TypeError) as error:
+    except (gym.error.Error, TypeError) as error:
         raise UsageError(f"{id}: {first_line(error)}") from None
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name is None:
+            raise UsageError(f"{id}: {first_line(error)}") from None  # the `package:` of the id
+        mend = f"; install {error.name}" if error.name else ""
+        raise ResourceError(f"{id}: {first_line(error)}{mend}") from None
 
 
 def first_line(error: Exception) -> str:
@@ -100,8 +105,9 @@ class ControlProblem(GymnasiumProblem):
         low, span = (torch.as_tensor(array, device=x.device) for array in (self.low, self.span))
         return (x.float() - low).mul_(2 / span).sub_(1)
 
-    def build_envs(self, num_envs: int) -> gym.vector.VectorEnv:
-        makers = [lambda: make_env(self.id, self.env_kwargs)] * num_envs
+    def build_envs(self, num_envs: int, *, rendered: bool = False) -> gym.vector.VectorEnv:
+        drawing = {"render_mode": "rgb_array"} if rendered else {}
+        makers = [lambda: make_env(self.id, {**self.env_kwargs, **drawing})] * num_envs
         return RecordEpisodeStatistics(
             SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Callable
 
@@ -10,23 +11,43 @@ import numpy as np
 import torch
 from torch import nn
 
+from difficulty_bench.errors import BenchError, ResourceError
 from difficulty_bench.problem import EnvironmentProblem, Evaluation, Split, act
 
+OFF_SCREEN = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy"}  # their defaults need a display
 MAX_EVAL_ENVS = 100  # environments stepped together; bounds memory, not the number of episodes
 
 
 class GymnasiumProblem(EnvironmentProblem):
     """An environment scored by `eval_episodes` fresh episodes of the deterministic policy."""
 
-    eval_episodes: int
-
     @abstractmethod
-    def build_envs(self, num_envs: int) -> gym.vector.VectorEnv:
-        """Unseeded environments that keep the promises of `make_envs`."""
+    def build_envs(self, num_envs: int, *, rendered: bool = False) -> gym.vector.VectorEnv:
+        """Unseeded environments that keep the promises of `make_envs`, or of `rendered_envs`."""
 
     def make_envs(self, num_envs: int, seed: int) -> gym.vector.VectorEnv:
         envs = self.build_envs(num_envs)
         envs.reset(seed=self.env_seed(seed))  # later resets go on from the seeded generators
+        return envs
+
+    def rendered_envs(self, seed: int) -> gym.vector.VectorEnv:
+        if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
+            for library, driver in OFF_SCREEN.items():
+                os.environ.setdefault(library, driver)
+        try:
+            envs = self.build_envs(1, rendered=True)
+            envs.reset(seed=self.env_seed(seed))
+            pictures = envs.render()
+        except BenchError as error:
+            mend = "to be drawn, an environment must take render_mode 'rgb_array'"
+            raise ResourceError(f"{error}; {mend}") from None
+        except Exception as error:  # of whatever library draws
+            raise ResourceError(
+                f"{self.id}: cannot draw: {(str(error) or repr(error)).splitlines()[0]}; MuJoCo "
+                "without a display needs libegl1 or libosmesa6, and MUJOCO_GL=egl or osmesa"
+            ) from None
+        if not pictures or np.ndim(pictures[0]) != 3:
+            raise ResourceError(f"{self.id}: gives no pictures with render_mode 'rgb_array'")
         return envs
 
     def env_seed(self, seed: int) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from agents import sb3, sb3_networks
 from agents.sb3_training import derive, reseed, schedule
 from agents.sb3_vec_env import GymnasiumVecEnv
+from difficulty_bench.checkpoint import read_checkpoint
 from difficulty_bench.context import Interrupted, TrialContext
 from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import EnvironmentProblem, count_parameters
@@ -268,7 +269,11 @@ def test_a_large_replay_buffer_is_not_saved(
     monkeypatch.setattr(sb3, "MAX_SAVED_REPLAY_BYTES", 1000)
     with pytest.raises(Interrupted):
         run(DQN_KEYS, 5, checkpoint_dir=tmp_path, stop=StopAfter(2))
-    assert not list(tmp_path.iterdir())
+    (mark,) = tmp_path.iterdir()
+    assert read_checkpoint(mark).state is None
+    assert mark.stat().st_size < 4000
+    again = run({**DQN_KEYS, "total_timesteps": 1040}, 5, checkpoint_dir=tmp_path)
+    assert "environments_reset" not in {name for _, name, _ in again.curve}  # started again
 
 
 # Refusals

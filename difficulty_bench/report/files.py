@@ -60,12 +60,27 @@ def write_report(source: Store, out: Path, formats: Sequence[str] = FORMATS) -> 
         if name not in PAGES:
             raise UsageError(f"no report format '{name}'{did_you_mean(name, PAGES)}")
     reports = study_reports(source)
-    rows = [row(report) for report in reports]
+    rows = [_with_clips(row(report), out) for report in reports]
     files: dict[str, bytes] = {}
     figures = _draw(reports, rows, files) if WITH_PLOTS.intersection(formats) else Figures()
     for name in dict.fromkeys(formats):
         files[f"difficulty.{name}"] = PAGES[name](rows, figures).encode()
-    return [_write(out / name, content) for name, content in files.items()]
+    return [write_file(out / name, content) for name, content in files.items()]
+
+
+def _with_clips(values: Row, out: Path) -> Row:
+    """The row, and under `clips` the moving pictures that `bench report --clips` left in `out`."""
+    found = {point["d"]: clip_path(out, anchor(values), point["d"]) for point in values["tested"]}
+    clips = [
+        {"d": d, "file": path.relative_to(out).as_posix()}
+        for d, path in found.items()
+        if path.exists()
+    ]
+    return {**values, "clips": clips} if clips else values
+
+
+def clip_path(out: Path, anchor: str, d: int) -> Path:
+    return out / "clips" / f"{anchor}-d{d}.gif"
 
 
 def _draw(reports: Sequence[StudyReport], rows: Sequence[Row], files: dict[str, bytes]) -> Figures:
@@ -92,7 +107,7 @@ def _draw(reports: Sequence[StudyReport], rows: Sequence[Row], files: dict[str, 
     return figures
 
 
-def _write(path: Path, content: bytes) -> Path:
+def write_file(path: Path, content: bytes) -> Path:
     """Beside and renamed, so that a kill leaves the old file or the new one."""
     partial = path.with_name(path.name + ".partial")
     try:

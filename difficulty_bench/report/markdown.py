@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from . import text
 from .study import PARADIGMS
@@ -165,8 +166,20 @@ def _section(row: Row, plot: str | None) -> str:
     lines = [f'<a id="{anchor(row)}"></a>', "", f"### {title}", ""]
     if plot is not None:
         lines += [f"![score against d for {escape(row['task'])}]({plot})", "", _caption(row), ""]
+    if row.get("clips"):
+        lines += [*_clips(row["clips"]), ""]
     lines += [f"- {name}: {value}" for name, value in _facts(row) if value]
     return "\n".join(lines) + "\n"
+
+
+def _clips(clips: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        _line([f"d = {clip['d']:,}" for clip in clips]),
+        _line(["---"] * len(clips)),
+        _line([f"![{clip['d']:,} numbers playing]({clip['file']})" for clip in clips]),
+        "",
+        "*What d numbers play: a fresh episode of the trial with the median score at each d.*",
+    ]
 
 
 def _caption(row: Row) -> str:

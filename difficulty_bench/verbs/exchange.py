@@ -18,6 +18,10 @@ def report(arguments: argparse.Namespace) -> int:
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UsageError(f"--format: no format '{unknown[0]}'; known: {', '.join(FORMATS)}")
     out: Path = arguments.out
+    if arguments.clips:
+        from .clips import write_clips
+
+        write_clips(arguments.store, arguments.tasks, out)
     with merged(arguments.store, out / "results.jsonl") as source:
         for path in write_report(source, out, formats):
             print(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from ..errors import BenchError
 from ..problem import count_parameters
@@ -15,10 +16,15 @@ from ..trial import build_network, study_identity
 
 
 def list_tasks(arguments: argparse.Namespace) -> int:
-    """One line a task; a task that cannot run says why in place of its data."""
+    """One line a task; a task that cannot run says why in place of its data.
+
+    After the registry's come tasks that only the store knows: derived ones, and those of files
+    that are not given now.
+    """
     registry = Registry(arguments.tasks)
-    measured = _last_results(arguments)
-    print(f"{'task':28} {'paradigm':14} {'network':12} {'D':>9}  {'data':8} last d_int90 [95%]")
+    measured = _measured(arguments)
+    last = {row["study"]: d_int90_text(row) for row in measured}
+    _print_task("task", "paradigm", "network", "D", "data", "last d_int90 [95%]")
     for name in registry.names():
         try:
             task = registry.get(name)
@@ -27,9 +33,17 @@ def list_tasks(arguments: argparse.Namespace) -> int:
             print(f"{name:28} unusable: {error}")
             continue
         network = task.network.entry_point.partition(":")[2]
-        last = measured.get(study_identity(task), "-")
-        print(f"{name:28} {task.paradigm:14} {network:12} {size:>9}  {data:8} {last}")
+        _print_task(name, task.paradigm, network, size, data, last.get(study_identity(task), "-"))
+    for row in measured:
+        if row["task"] not in registry.names():
+            network = row["network"].partition("(")[0].rpartition(".")[2]
+            size, name = f"{row['D']:,}", " ".join([row["task"], *row["settings"]])
+            _print_task(name, row["paradigm"], network, size, "-", d_int90_text(row))
     return 0
+
+
+def _print_task(name: str, paradigm: str, network: str, D: str, data: str, last: str) -> None:
+    print(f"{name:28} {paradigm:14} {network:12} {D:>9}  {data:8} {last}")
 
 
 def _size_and_data(task: Task) -> tuple[str, str]:
@@ -38,11 +52,11 @@ def _size_and_data(task: Task) -> tuple[str, str]:
     return f"{D:,}", "present" if problem.missing() is None else "missing"
 
 
-def _last_results(arguments: argparse.Namespace) -> dict[str, str]:
+def _measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     if not arguments.store.exists():
-        return {}
+        return []
     with Store(arguments.store, read_only=True) as store:
-        return {row["study"]: d_int90_text(row) for row in rows(store)}
+        return rows(store)
 
 
 def status(arguments: argparse.Namespace) -> int:

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from ..checkpoint import checkpoint_folder
 from ..engine import Engine, make_engine
 from ..environment import usable_cores
+from ..errors import UsageError
 from ..progress import Progress, describe
-from ..registry import Registry, Task
+from ..registry import AT, Registry, Task
 from ..report import row_text, rows
 from ..results import Request, TrialResult
 from ..store import Store
@@ -26,11 +28,8 @@ from ..trial import Runtime, study_identity
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure every `--task`; print one row each. See `cli` for the exit codes."""
-    registry = Registry(arguments.tasks)
-    settings = list(arguments.settings)
-    if arguments.projection:
-        settings.append(f"projection={arguments.projection}")
-    tasks = [registry.get(name, settings) for name in dict.fromkeys(arguments.names)]
+    settings = given_settings(arguments)
+    tasks = given_tasks(arguments, settings)
     device = choose_device(arguments.device)
     prepared = [prepare(task) for task in tasks]
     plan = Plan(arguments.precision, arguments.max_trials, arguments.grid, arguments.seeds)
@@ -41,6 +40,20 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{one.task.name}: D = {one.D}; an empty store begins with {first}")
         return 0
     return _measure(arguments, prepared, settings, plan, device)
+
+
+def given_settings(arguments: argparse.Namespace) -> list[str]:
+    projection = [f"projection={arguments.projection}"] if arguments.projection else []
+    return [*arguments.settings, *projection]
+
+
+def given_tasks(arguments: argparse.Namespace, settings: Sequence[str]) -> list[Task]:
+    """The tasks that `--task`, `--env` and `--agent` name, each once."""
+    registry = Registry(arguments.tasks)
+    names = [*arguments.names, *(f"{arguments.agent}{AT}{id}" for id in arguments.envs)]
+    if not names:
+        raise UsageError("say what to measure: --task NAME (see bench list) or --env ID")
+    return [registry.get(name, settings) for name in dict.fromkeys(names)]
 
 
 class _Listener:
@@ -70,7 +83,7 @@ def _measure(
     runtime = Runtime(
         device=device,
         deadline=time.time() + 3600 * hours if hours else None,
-        checkpoint_dir=arguments.store.with_suffix(".checkpoints"),
+        checkpoint_dir=checkpoint_folder(arguments.store),
         command=command_line(),
     )
     engine = make_engine(arguments.workers or usable_cores(), arguments.batch)

@@ -1,12 +1,15 @@
-"""`bench export` and `bench eval`: solutions leave and come back."""
+"""`bench export`, `bench eval` and `bench play`: solutions leave, come back and are looked at."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 
 from ..errors import UsageError
+from ..play import check_encoder, play, steps_per_s, video
+from ..problem import EnvironmentProblem, Problem, interval
 from ..registry import Registry
 from ..seeds import Streams, content_hash
 from ..solution import Solution, load
@@ -44,10 +47,47 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Score a solution file on the test set, or on fresh episodes of `--seed`."""
     device = torch.device(choose_device(arguments.device))
     solution = load(arguments.file, Registry(arguments.tasks))
-    problem = solution.trial.task.problem()
-    seed = Streams.of(content_hash([solution.trial.identity, arguments.seed])).evaluation
+    problem: Problem = solution.trial.task.problem()
+    if arguments.episodes is not None:
+        _acting(problem, arguments.file, "--episodes").eval_episodes = arguments.episodes
     network = solution.network().to(device)
+    seed = _seed(solution, arguments.seed)
     result = problem.evaluate(network, split="test", seed=seed, device=device)
-    spread = f" +- {1.96 * result.sd / result.n**0.5:.4g} (95%)" if result.sd is not None else ""
-    print(f"{problem.metric} {result.score:.6g}{spread}, n = {result.n}")
+    ends = interval(problem, result)
+    unit = "episodes" if isinstance(problem, EnvironmentProblem) else "samples"
+    found = f", 95% interval [{ends[0]:.6g}, {ends[1]:.6g}]" if ends else ""
+    print(f"{problem.metric} {result.score:.6g}{found}, n = {result.n} {unit}")
     return 0
+
+
+def play_back(arguments: argparse.Namespace) -> int:
+    """A video of fresh episodes of `--seed`."""
+    out: Path = arguments.video
+    check_encoder(out)
+    device = torch.device(choose_device(arguments.device))
+    solution = load(arguments.file, Registry(arguments.tasks))
+    problem = _acting(solution.trial.task.problem(), arguments.file, "bench play")
+    envs = problem.rendered_envs(_seed(solution, arguments.seed))
+    network = solution.network().to(device)
+    try:
+        with video(out, steps_per_s(envs)) as show:
+            for episode in range(1, arguments.episodes + 1):
+                total, steps = play(problem, envs, network, device, show)
+                print(f"episode {episode}: return {total:.6g}, {steps} steps")
+    finally:
+        envs.close()
+    print(f"{out}: {solution.trial.task.name}, d = {solution.trial.request.d}")
+    return 0
+
+
+def _seed(solution: Solution, number: int) -> int:
+    """Of episodes that neither the training nor its own evaluation saw."""
+    return Streams.of(content_hash([solution.trial.identity, number])).evaluation
+
+
+def _acting(problem: Problem, file: Path, what: str) -> EnvironmentProblem:
+    if not isinstance(problem, EnvironmentProblem):
+        raise UsageError(
+            f"{file}: of a data set, and {what} is about episodes; use bench eval FILE"
+        )
+    return problem

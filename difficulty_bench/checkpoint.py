@@ -1,0 +1,88 @@
+"""A trial's checkpoint: a file that says whose it is, written whole, read without running code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .records import trial_identity
+from .results import Request
+
+Curve = list[tuple[int, str, float]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a stopped trial stands.
+
+    `state` is what its agent resumes from (tensors and plain containers), or None where the agent
+    had nothing that may be saved: the trial then starts again. `study` and `request` say whose it
+    is; None in files of earlier versions.
+    """
+
+    study: str | None
+    request: Request | None
+    steps: int
+    elapsed_s: float
+    curve: Curve
+    state: dict[str, Any] | None
+
+    @property
+    def identity(self) -> str | None:
+        if self.study is None or self.request is None:
+            return None
+        return trial_identity(self.study, self.request)
+
+    def write(self, path: Path) -> None:
+        """Write beside and rename, so that a kill leaves the old checkpoint or the new one."""
+        content = {
+            "study": self.study,
+            "request": asdict(self.request) if self.request else None,
+            "steps": self.steps,
+            "elapsed_s": self.elapsed_s,
+            "curve": [list(point) for point in self.curve],
+            "state": self.state,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
+    """Raise ValueError for what is no checkpoint. `mapped` leaves the tensors on the disk."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        request, state = saved.get("request"), saved["state"]
+        if not (state is None or isinstance(state, dict)):
+            raise TypeError("state")
+        return Checkpoint(
+            study=saved.get("study"),
+            request=Request(**request) if request else None,
+            steps=int(saved["steps"]),
+            elapsed_s=float(saved["elapsed_s"]),
+            curve=[(int(s), str(n), float(v)) for s, n, v in saved["curve"]],
+            state=state,
+        )
+    except (
+        *(RuntimeError, EOFError, pickle.UnpicklingError),  # what torch.load says of other files
+        *(AttributeError, KeyError, TypeError, ValueError),  # what is in it is something else
+    ) as error:
+        raise ValueError(f"not a checkpoint: {str(error).splitlines()[0]}") from None
+
+
+def checkpoint_folder(store: Path) -> Path:
+    """Where the trials of a store keep their checkpoints."""
+    return store.with_suffix(".checkpoints")
+
+
+def checkpoint_path(folder: Path, identity: str) -> Path:
+    return folder / f"{identity}.pt"

@@ -1,0 +1,218 @@
+"""An unfinished study in one file: its finished trials and where the others stand.
+
+A zip archive, stored without compression: `study.json` (format and study), `results.jsonl` (the
+lines of `bench results export`), `solutions/IDENTITY` (z of a finished trial: d float32 numbers,
+little-endian) and `checkpoints/IDENTITY.pt` (see checkpoint.py). Reading it runs no code, and
+writes no path of the file's choosing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .checkpoint import Checkpoint, checkpoint_folder, checkpoint_path, read_checkpoint
+from .errors import UsageError
+from .exchange import Merged, Parsed, lines_of, merge, parse
+from .records import Reading
+from .result_lines import dump_line
+from .store import Store
+
+FORMAT = 1
+HEAD, RESULTS = "study.json", "results.jsonl"
+NAMES = re.compile(
+    r"study\.json|results\.jsonl|solutions/[0-9a-f]{64}|checkpoints/[0-9a-f]{64}\.pt"
+)
+COPY = ".imported"
+# A results line has some 500 bytes; Pong's checkpoint with a critic of its own has 40 MB.
+MAX_TEXT_BYTES = 2**28
+MAX_CHECKPOINT_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What went into a file, and the trials that were stopped with nothing to go on from."""
+
+    trials: int
+    checkpoints: tuple[Checkpoint, ...]
+    restarting: tuple[Checkpoint, ...]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """`reading` is the study; `checkpoints` says how many were taken over, `older` how many not,
+    because the trial is finished here or stands further along.
+    """
+
+    reading: Reading
+    merged: Merged
+    checkpoints: int
+    older: int
+
+
+def export_study(store: Store, study: str, file: Path) -> Exported:
+    """Write `study` to `file`, as a whole or not at all.
+
+    Raise UsageError where the store does not know it or the file cannot be written.
+    """
+    readings = [reading for reading in store.studies() if reading.study == study]
+    if not readings:
+        raise UsageError(f"{store.path}: nothing of this study; `bench status` lists what there is")
+    results = store.results(study)
+    own = dict(_checkpoints(checkpoint_folder(store.path), study))
+    saved = {path: one for path, one in own.items() if one.state is not None}
+    lines = "".join(map(dump_line, lines_of(store, readings)))
+    partial = file.with_name(file.name + ".partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as out:
+            with zipfile.ZipFile(out, "w") as archive:
+                archive.writestr(HEAD, json.dumps({"format": FORMAT, "study": study}))
+                archive.writestr(RESULTS, lines)
+                for result in results:
+                    if z := store.solution(result.identity):
+                        archive.writestr(f"solutions/{result.identity}", z)
+                for path in saved:
+                    archive.write(path, f"checkpoints/{path.name}")
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(file)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot write: {error.strerror}; give another path") from None
+    restarting = tuple(one for path, one in own.items() if path not in saved)
+    return Exported(len(results), tuple(saved.values()), restarting)
+
+
+def _checkpoints(folder: Path, study: str) -> Iterator[tuple[Path, Checkpoint]]:
+    for path in sorted(folder.glob("*.pt")):
+        try:
+            checkpoint = read_checkpoint(path, mapped=True)
+        except ValueError:
+            continue  # not ours
+        if checkpoint.study == study and path.stem == checkpoint.identity:
+            yield path, checkpoint
+
+
+def import_study(store: Store, file: Path) -> Imported:
+    """Merge a file of `export_study` into `store` and its checkpoints: all of it or nothing.
+
+    What the store holds is kept, and of two checkpoints of a trial the one further along. Raise
+    UsageError, in one line, for a file that is corrupt, too large or not of one study.
+    """
+    folder = checkpoint_folder(store.path)
+    with _opened(file) as archive, _clearing(folder):
+        study = _head(file, archive.read(HEAD))
+        parsed = _with_solutions(file, archive, parse(file / RESULTS, archive.read(RESULTS)))
+        readings = [reading for _, reading in parsed[0]]
+        if not readings or {reading.study for reading in readings} != {study}:
+            raise _refuse(file, f"{RESULTS} is of another study than {HEAD} says")
+        names = [name for name in archive.namelist() if name.startswith("checkpoints/")]
+        copies = [_fetch(file, archive, name, folder, study) for name in names]
+        merged = merge(store, file / RESULTS, parsed)
+        finished = {result.identity for result in store.results(study)}
+        taken = [_place(copy, folder) for copy in copies if copy.stem not in finished].count(True)
+    return Imported(readings[0], merged, taken, len(copies) - taken)
+
+
+@contextmanager
+def _clearing(folder: Path) -> Iterator[None]:
+    """Leave no copy behind that was not put in its place."""
+    try:
+        yield
+    finally:
+        for copy in folder.glob(f"*{COPY}"):
+            copy.unlink()
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive, once its list of contents is what it may be."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _check(file, archive.infolist())
+            yield archive
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}; give a file of `bench study export`") from None
+    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+        raise _refuse(file, f"corrupt, or no study file: {error}") from None
+
+
+def _check(file: Path, found: list[zipfile.ZipInfo]) -> None:
+    names = [info.filename for info in found]
+    if len(set(names)) != len(names) or not {HEAD, RESULTS}.issubset(names):
+        raise _refuse(file, f"needs {HEAD} and {RESULTS}, and every name once")
+    if sum(info.file_size for info in found) > file.stat().st_size:
+        raise _refuse(file, "claims more bytes than it has")
+    for info in found:
+        name = info.filename
+        if not NAMES.fullmatch(name):
+            raise _refuse(file, f"'{name[:80]}' is no part of a study")
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise _refuse(file, f"{name} is compressed")
+        limit = MAX_CHECKPOINT_BYTES if name.startswith("checkpoints/") else MAX_TEXT_BYTES
+        if info.file_size > limit:
+            raise _refuse(file, f"{name} is above {limit // 2**20} MiB")
+
+
+def _head(file: Path, content: bytes) -> str:
+    try:
+        head = json.loads(content)
+        known, study = head["format"], str(head["study"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise _refuse(file, f"{HEAD} names no study") from None
+    if known != FORMAT:
+        raise _refuse(file, f"format {known!r}, this program reads {FORMAT}")
+    return study
+
+
+def _with_solutions(file: Path, archive: zipfile.ZipFile, parsed: Parsed) -> Parsed:
+    """The trials with their z, where the file holds one."""
+    z: Mapping[str, bytes] = {
+        name.partition("/")[2]: archive.read(name)
+        for name in archive.namelist()
+        if name.startswith("solutions/")
+    }
+    d = {trial.identity: trial.request.d for _, trial in parsed[1]}
+    for identity, numbers in z.items():
+        if not d.get(identity) or len(numbers) != 4 * d[identity]:
+            raise _refuse(file, f"solutions/{identity[:12]}... fits no trial of {RESULTS}")
+    return parsed[0], [(n, replace(t, z=z.get(t.identity))) for n, t in parsed[1]]
+
+
+def _fetch(file: Path, archive: zipfile.ZipFile, name: str, folder: Path, study: str) -> Path:
+    """Copy a checkpoint beside its place, and check it there."""
+    copy = folder / (Path(name).stem + COPY)
+    folder.mkdir(parents=True, exist_ok=True)
+    with archive.open(name) as source, copy.open("wb") as out:
+        shutil.copyfileobj(source, out)
+        out.flush()
+        os.fsync(out.fileno())
+    try:
+        checkpoint = read_checkpoint(copy, mapped=True)
+    except ValueError as error:
+        raise _refuse(file, f"{name}: {error}") from None
+    if checkpoint.study != study or checkpoint.identity != copy.stem:
+        raise _refuse(file, f"{name}: of another study or trial than its name says")
+    return copy
+
+
+def _place(copy: Path, folder: Path) -> bool:
+    """Put the copy where its trial looks for it, unless that stands further along."""
+    path = checkpoint_path(folder, copy.stem)
+    if path.exists():
+        with suppress(ValueError):  # what cannot be read is no further along
+            if read_checkpoint(path, mapped=True).steps >= read_checkpoint(copy, mapped=True).steps:
+                return False
+    copy.replace(path)
+    return True
+
+
+def _refuse(file: Path, why: str) -> UsageError:
+    return UsageError(f"{file}: {why}; export the study anew")

@@ -1,0 +1,57 @@
+"""`bench study`: an unfinished study, moved to another machine."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from ..errors import UsageError
+from ..progress import describe
+from ..store import Store
+from ..study_file import export_study, import_study
+from ..trial import study_identity
+from .run import given_settings, given_tasks
+
+
+def study(arguments: argparse.Namespace) -> int:
+    """Write the study of `--task`, or read a file into the store."""
+    return _export(arguments) if arguments.action == "export" else _import(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    tasks = given_tasks(arguments, given_settings(arguments))
+    if len(tasks) != 1:
+        raise UsageError(f"a file holds one study, not {len(tasks)}; give one --task")
+    file: Path = arguments.file
+    with Store(arguments.store, read_only=True) as store:
+        done = export_study(store, study_identity(tasks[0]), file)
+    size = file.stat().st_size / 1e6
+    print(
+        f"{file}: {tasks[0].name}, {done.trials} finished trials, "
+        f"{len(done.checkpoints)} checkpoints, {size:.1f} MB"
+    )
+    for one in done.restarting:
+        name = describe(one.request) if one.request else "a trial"
+        print(f"{name}: stopped at step {one.steps:,} with too much to save; it starts again")
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    if arguments.names or arguments.envs or given_settings(arguments):
+        raise UsageError("bench study import takes the study that the file holds: give FILE alone")
+    with Store(arguments.store) as store:
+        done = import_study(store, arguments.file)
+    for conflict in done.merged.conflicts:
+        print(f"bench: warning: {conflict}", file=sys.stderr)
+    reading = done.reading
+    kept = f", {done.older} older than what is here" if done.older else ""
+    print(
+        f"{arguments.store}: {reading.task.name}, {done.merged.added} trials added, "
+        f"{done.merged.known} were there already; {done.checkpoints} checkpoints added{kept}"
+    )
+    settings = [word for setting in reading.settings for word in ("--set", setting)]
+    command = ["bench", "run", "--task", reading.task.name, *settings]
+    print(f"it goes on with: {shlex.join([*command, '--store', str(arguments.store)])}")
+    return 0

@@ -1,0 +1,112 @@
+"""A task for any Gymnasium id: what its registry entry would say, found out from the environment.
+
+The floor is measured: the mean return of a policy that acts uniformly at random. It is a function
+of the environment and a fixed seed, so that the same command gives the same task every time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box
+
+from difficulty_bench.errors import UsageError
+
+from . import atari, control
+from .evaluation import GymnasiumProblem, episode_returns
+
+FLOOR_SEED = 0
+# An Atari episode costs about a second. Of 100 episodes of LunarLander the mean is known to 10.
+FLOOR_EPISODES = {"vector": 100, "image": 10}
+# An episode limit of Gymnasium's is 1,000 or less for all but Atari's, which have 27,000 steps.
+MOST_STEPS = 100_000
+Entry = dict[str, Any]
+
+
+def derive(id: str, *, vector: Entry, image: Entry | None = None, continuous: bool = True) -> Entry:
+    """The keys of a task for the environment `id`, laid on `vector` or `image`.
+
+    `vector` and `image` are what only the caller knows for observations of either kind: network
+    and search range; None where the agent has nothing for them. Images are arrays of three axes,
+    channels first. `continuous` says whether the agent can take continuous actions. Raise
+    UsageError for an id or a space that does not fit, ResourceError for a missing package.
+    """
+    problem, keys = _problem(id)
+    if isinstance(problem.action_space, Box) and not continuous:
+        raise UsageError(
+            f"{id}: actions are continuous, and this agent chooses among discrete ones; use "
+            "--agent ppo"
+        )
+    kind = "image" if len(problem.input_shape) == 3 else "vector"
+    template = image if kind == "image" else vector
+    if template is None:
+        raise UsageError(
+            f"{id}: observations are images of shape {problem.input_shape}, and this agent has "
+            "no network for images; use --agent ppo"
+        )
+    episodes = FLOOR_EPISODES[kind]
+    threshold = gym.spec(id).reward_threshold
+    found = {
+        "description": f"{id} as Gymnasium has it",
+        "problem": keys,
+        "floor": random_return(problem, episodes),
+        "threshold_global": None if threshold is None else float(threshold),
+        "notes": (
+            f"Derived from the environment's id. Floor: mean return of a uniformly random policy, "
+            f"{episodes} episodes of seed {FLOOR_SEED}. Global threshold: "
+            f"{'none declared' if threshold is None else 'reward_threshold'} by Gymnasium."
+        ),
+    }
+    return {**template, **found}
+
+
+def _problem(id: str) -> tuple[GymnasiumProblem, Entry]:
+    """The problem, and the entry point and keys that make it again."""
+    _check_id(id)
+    if id.startswith("ALE/"):
+        return atari.make(id=id), {"entry_point": "envs.atari:make", "id": id}
+    env = control.make_env(id, {})
+    env.close()
+    keys: Entry = {"id": id}
+    if env.observation_space.dtype == np.uint8:
+        keys["scale"] = 1 / 255
+    return control.make(**keys), {"entry_point": "envs.control:make", **keys}
+
+
+def _check_id(id: str) -> None:
+    """Raise UsageError for an id that Gymnasium does not know, where no package is to tell it."""
+    if versions := [known for known in gym.registry if known.startswith(f"{id}-v")]:
+        raise UsageError(f"{id}: name the version, for each is another task: {versions[-1]}")
+    if ":" in id:
+        return
+    try:
+        spec = gym.spec(id)
+    except gym.error.Error as error:
+        raise UsageError(f"{id}: {control.first_line(error)}") from None
+    if "game" in spec.kwargs and not id.startswith("ALE/"):
+        raise UsageError(f"{id}: Atari is played by the rules of ALE/...-v5 here; give such an id")
+
+
+def random_return(problem: GymnasiumProblem, episodes: int) -> float:
+    """Mean return of a uniformly random policy, to six digits."""
+    envs = problem.make_envs(min(episodes, 10), FLOOR_SEED)
+    envs.action_space.seed(FLOOR_SEED)
+    steps = 0
+
+    def policy(observations: np.ndarray) -> np.ndarray:
+        nonlocal steps
+        steps += 1
+        if steps > MOST_STEPS:
+            raise UsageError(
+                f"{problem.id}: a random policy's episodes do not end within {MOST_STEPS:,} steps; "
+                "register the environment with max_episode_steps"
+            )
+        return np.asarray(envs.action_space.sample())
+
+    try:
+        returns = episode_returns(envs, policy, episodes // envs.num_envs)
+    finally:
+        envs.close()
+    return float(f"{np.mean(returns):.6g}")

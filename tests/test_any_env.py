@@ -1,0 +1,203 @@
+"""A user's own Gymnasium id as a task: derived the same every time, refused in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+from difficulty_bench.cli import main
+from difficulty_bench.errors import BenchError, ResourceError, UsageError
+from difficulty_bench.registry import Registry, Task
+from difficulty_bench.results import Request
+from difficulty_bench.solution import Solution, load
+from difficulty_bench.study import prepare
+from difficulty_bench.trial import Trial, study_identity
+from envs import any as any_env
+from envs import control
+
+
+class Chain(gym.Env[np.ndarray, int]):
+    """Ten steps; each pays 1 for action 1. A random policy expects 5."""
+
+    observation_space = Box(-1, 1, (3,))
+    action_space = Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.left = 10
+        return self.observation_space.low.copy(), {}
+
+    def step(self, action: int) -> Any:
+        self.left -= 1
+        return self.observation_space.low.copy(), float(action), self.left == 0, False, {}
+
+
+class Endless(Chain):
+    def step(self, action: int) -> Any:
+        return self.observation_space.low.copy(), 0.0, False, False, {}
+
+
+class Pixels(Chain):
+    observation_space = Box(0, 255, (4, 84, 84), np.uint8)
+
+
+class Named(Chain):
+    observation_space = gym.spaces.Dict({"a": Box(0, 1)})  # type: ignore[assignment]
+
+
+for made in (Chain, Endless, Pixels, Named):
+    gym.register(f"test/{made.__name__}-v0", made, reward_threshold=9.5)
+
+
+def test_an_id_is_a_task() -> None:
+    task = Registry().get("ppo@test/Chain-v0", ["agent.total_timesteps=5000"])
+    assert task.threshold_global == 9.5
+    assert task.floor == pytest.approx(5, abs=0.5)  # sd 1.6, 100 episodes
+    assert "100 episodes of seed 0" in (task.notes or "")
+    assert task.agent.parameters()["total_timesteps"] == 5000
+    prepared = prepare(task)
+    assert prepared.D == 3 * 64 + 64 + 64 * 64 + 64 + 64 * 2 + 2
+    assert task.search.d_max <= prepared.D
+
+
+def test_the_same_id_is_the_same_task() -> None:
+    first, again = (Registry().get("ppo@test/Chain-v0") for _ in range(2))
+    assert first == again
+    other = Registry().get("dqn@test/Chain-v0")
+    assert other.agent.entry_point == "agents.sb3:dqn"
+    assert len({study_identity(task) for task in (first, again, other)}) == 2
+
+
+def test_an_own_entry_extends_a_derived_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("mine: {extends: ppo@test/Chain-v0, floor: 1, agent: {n_envs: 4}}")
+    task = Registry([file]).get("mine")
+    assert (task.floor, task.agent.parameters()["n_envs"]) == (1, 4)
+    assert task.problem.parameters()["id"] == "test/Chain-v0"
+
+
+def test_images_have_a_convolutional_network_with_ppo_and_none_with_dqn() -> None:
+    task = Registry().get("ppo@test/Pixels-v0")
+    assert task.network.entry_point == "agents.networks:nature_cnn"
+    assert task.problem.parameters()["scale"] == 1 / 255
+    with pytest.raises(UsageError, match=r"images of shape \(4, 84, 84\).*--agent ppo"):
+        Registry().get("dqn@test/Pixels-v0")
+
+
+def test_atari_ids_get_the_atari_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(any_env, "random_return", lambda problem, episodes: -20.3)
+    task = Registry().get("ppo@ALE/Pong-v5")
+    assert task.problem.entry_point == "envs.atari:make"
+    assert (task.floor, task.threshold_global) == (-20.3, None)
+
+
+WRONG = [
+    ("ppo@CartPol-v1", UsageError, "Did you mean: `CartPole`"),
+    ("ppo@CartPole", UsageError, "name the version.*CartPole-v1"),
+    ("ppo@ALE/Pongg-v5", UsageError, "Did you mean: `Pong`"),
+    ("ppo@PongNoFrameskip-v4", UsageError, "ALE/...-v5"),
+    ("ppo@nowhere:Thing-v0", UsageError, "No module named 'nowhere'"),
+    ("ppo@phys2d/CartPole-v1", ResourceError, "install jax"),
+    ("ppo@Humanoid-v3", ResourceError, "gymnasium-robotics"),
+    ("ppo@FrozenLake-v1", UsageError, "needs a Box.*FlattenObservation"),
+    ("ppo@test/Named-v0", UsageError, "needs a Box"),
+    ("ppo@CarRacing-v3", UsageError, "channels last"),
+    ("dqn@Pendulum-v1", UsageError, "continuous.*--agent ppo"),
+    ("pppo@CartPole-v1", UsageError, "no template 'pppo@'; did you mean 'ppo'"),
+    ("ppo@", UsageError, "template"),
+]
+
+
+@pytest.mark.parametrize(("name", "error", "says"), WRONG)
+@pytest.mark.filterwarnings("ignore")
+def test_what_does_not_fit_is_refused_in_one_line(
+    name: str, error: type[BenchError], says: str
+) -> None:
+    with pytest.raises(error, match=says) as caught:
+        Registry().get(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("id", "module", "environment"),
+    [
+        ("LunarLander-v3", "Box2D", "gymnasium.envs.box2d.lunar_lander"),
+        ("InvertedPendulum-v5", "mujoco", "gymnasium.envs.mujoco.inverted_pendulum_v5"),
+    ],
+)
+def test_a_missing_simulator_is_named_with_the_mend(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    id: str,
+    module: str,
+    environment: str,
+) -> None:
+    for name in [*sys.modules]:
+        if name.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["run", "--env", id, "--dry-run"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith(f"bench: {id}: ")
+    assert "pip install" in said
+    assert said.count("\n") == 1
+
+
+def test_a_random_policy_without_an_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(any_env, "MOST_STEPS", 50)
+    with pytest.raises(UsageError, match="max_episode_steps"):
+        Registry().get("ppo@test/Endless-v0")
+
+
+def test_a_study_of_an_id_is_measured_resumed_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["total_timesteps=64", "n_steps=32", "batch_size=32", "n_epochs=1"]
+    sets = [word for key in settings for word in ("--set", f"agent.{key}")]
+    store = ["--store", str(tmp_path / "bench.sqlite")]
+    run = ["run", "--env", "test/Chain-v0", *sets, *store, "--workers", "1", "--json"]
+    trials = ["--d", "3", "--seeds", "1", "--set", "floor=-1"]
+    assert main([*run, *trials]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["task"], row["threshold_global"]) == ("ppo@test/Chain-v0", 9.5)
+    assert main([*run, *trials]) == 0
+    again = capsys.readouterr()
+    assert "finished" not in again.err
+    assert json.loads(again.out) == [row]
+    for verb in (["list"], ["status"], ["show", "ppo@test/Chain-v0", *sets]):
+        assert main([*verb, *store]) == 0
+        assert "ppo@test/Chain-v0" in capsys.readouterr().out
+    assert main(["report", *store, "--out", str(tmp_path)]) == 0
+    assert "ppo@test/Chain-v0" in (tmp_path / "difficulty.md").read_text()
+
+
+def test_nothing_to_measure_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run"]) == 2
+    assert "--task NAME (see bench list) or --env ID" in capsys.readouterr().err
+
+
+def test_a_solution_of_an_id_reloads_but_may_not_name_a_package(tmp_path: Path) -> None:
+    import torch
+
+    task: Task = Registry().get("ppo@test/Chain-v0")
+    D = prepare(task).D
+    file = tmp_path / "solution.json"
+    Solution(Trial(task, Request("trial", 2, 0)), (), D, torch.ones(2)).save(file)
+    assert load(file, Registry()).trial.task == task
+    content = json.loads(file.read_text())
+    for change in ({"task": "ppo@os:Thing-v0"}, {"settings": ["problem.id=os:Thing-v0"]}):
+        file.write_text(json.dumps(content | change))
+        with pytest.raises(UsageError, match="may not name a package"):
+            load(file, Registry())
+
+
+def test_another_missing_module_is_a_lack_of_this_machine() -> None:
+    with pytest.raises(ResourceError, match="jax"):
+        control.make(id="phys2d/CartPole-v1")

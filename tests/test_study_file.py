@@ -1,0 +1,260 @@
+"""An unfinished study moves to another store and goes on there; a wrong file changes nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from difficulty_bench.checkpoint import Checkpoint, checkpoint_folder, read_checkpoint
+from difficulty_bench.cli import main
+from difficulty_bench.errors import ResourceError, UsageError
+from difficulty_bench.registry import Registry
+from difficulty_bench.results import Request
+from difficulty_bench.store import Store
+from difficulty_bench.study_file import export_study, import_study
+from difficulty_bench.trial import Runtime, Trial, run_trial
+
+from . import recorded
+
+SMALL = {
+    **{"agent.total_timesteps": 192, "agent.n_envs": 2, "agent.n_steps": 32},
+    **{"agent.batch_size": 32, "problem.eval_episodes": 4, "floor": -1},
+}
+SETS = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+TASK = ["--task", "cartpole", *SETS]
+
+
+def run(store: Path, *more: str) -> int:
+    grid = ["--d", "3,5", "--seeds", "2", "--workers", "1", "--quiet", "--json"]
+    return main(["run", *TASK, *grid, "--store", str(store), *more])
+
+
+def stop_at(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop the run at the n-th time that it asks whether to."""
+    asked = iter(range(1, 10_000))
+    monkeypatch.setattr(Runtime, "must_stop", lambda self: next(asked) >= n)
+
+
+def test_a_study_goes_on_elsewhere_as_it_would_have_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here" / "bench.sqlite", tmp_path / "there" / "other.sqlite"
+    file = tmp_path / "study.zip"
+    stop_at(24, monkeypatch)  # within the sixth trial of nine
+    assert run(here) == 0
+    monkeypatch.undo()
+    (checkpoint,) = checkpoint_folder(here).iterdir()
+    assert read_checkpoint(checkpoint).steps > 0
+    capsys.readouterr()
+    assert main(["study", "export", str(file), *TASK, "--store", str(here)]) == 0
+    assert "5 finished trials, 1 checkpoints" in capsys.readouterr().out
+    assert main(["study", "import", str(file), "--store", str(there)]) == 0
+    said = capsys.readouterr().out
+    assert "5 trials added" in said
+    assert "bench run --task cartpole --set agent.total_timesteps=192" in said
+    ends = []
+    for store in (here, there):
+        assert run(store) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        with Store(store, read_only=True) as found:
+            trials = found.results(row["study"])
+            z = [found.solution(trial.identity) for trial in trials]
+            curve = found.curve(checkpoint.stem)
+        scores = [(trial.identity, trial.score) for trial in trials]
+        ends.append((scores, z, curve, row["d_int90"], row["baseline_mean"]))
+        assert not list(checkpoint_folder(store).iterdir())
+    assert ends[0] == ends[1]
+    assert len(ends[0][0]) == 9
+    assert "environments_reset" in {name for _, name, _ in ends[1][2]}  # it did not start again
+
+
+OF = recorded.reading()
+DONE = recorded.result(OF, "trial", 100, 0, 0.5)
+WAITING = Request("trial", 100, 1)
+
+
+def checkpoint(steps: int = 5, of: str = OF.study, request: Request = WAITING) -> Checkpoint:
+    return Checkpoint(of, request, steps, 1.0, [(1, "loss", 0.5)], {"w": torch.arange(3.0)})
+
+
+def put(store: Path, one: Checkpoint) -> Path:
+    path = checkpoint_folder(store) / f"{one.identity}.pt"
+    one.write(path)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    source = tmp_path / "source.sqlite"
+    put(source, checkpoint())
+    put(source, checkpoint(of="f" * 64))
+    put(source, replace(checkpoint(request=Request("trial", 9, 0)), state=None))
+    with Store(source) as store:
+        recorded.fill(store, OF, [DONE])
+        done = export_study(store, OF.study, tmp_path / "study.zip")
+    assert (done.trials, len(done.checkpoints), len(done.restarting)) == (1, 1, 1)
+    return tmp_path / "study.zip"
+
+
+def test_a_file_holds_the_study_alone_and_gives_it_back(tmp_path: Path, file: Path) -> None:
+    target = tmp_path / "target.sqlite"
+    with Store(target) as store:
+        first, again = import_study(store, file), import_study(store, file)
+        assert store.solution(DONE.identity) == DONE.z
+        assert store.outcomes(OF.study)[DONE.request].score == 0.5
+    assert (first.merged.added, first.checkpoints, first.older) == (1, 1, 0)
+    assert (again.merged.known, again.checkpoints, again.older) == (1, 0, 1)
+    (path,) = checkpoint_folder(target).iterdir()
+    back = read_checkpoint(path)
+    assert back.state is not None
+    assert torch.equal(back.state["w"], torch.arange(3.0))
+    assert replace(back, state=None) == replace(checkpoint(), state=None)
+
+
+@pytest.mark.parametrize(("steps", "kept"), [(4, 5), (6, 6)])
+def test_of_two_checkpoints_the_one_further_along_is_kept(
+    tmp_path: Path, file: Path, steps: int, kept: int
+) -> None:
+    target = tmp_path / "target.sqlite"
+    path = put(target, checkpoint(steps))
+    with Store(target) as store:
+        import_study(store, file)
+    assert read_checkpoint(path).steps == kept
+
+
+def test_a_trial_that_is_finished_here_needs_no_checkpoint(tmp_path: Path, file: Path) -> None:
+    target = tmp_path / "target.sqlite"
+    with Store(target) as store:
+        recorded.fill(store, OF, [recorded.result(OF, "trial", 100, 1, 0.7)])
+        assert import_study(store, file).older == 1
+    assert not list(checkpoint_folder(target).iterdir())
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("evil",)
+
+
+def pt(**content: Any) -> bytes:
+    out = io.BytesIO()
+    torch.save(content, out)
+    return out.getvalue()
+
+
+CHECKPOINT = f"checkpoints/{checkpoint().identity}.pt"
+OTHER = checkpoint(request=Request("trial", 7, 0))
+OTHERS = vars(OTHER) | {"request": vars(OTHER.request)}
+Parts = dict[str, bytes]
+WRONG: dict[str, tuple[Callable[[Parts], object], str]] = {
+    "a path above": (lambda p: p.update({"../evil": b""}), "'../evil' is no part"),
+    "a path within": (lambda p: p.update({f"checkpoints/../{'a' * 64}.pt": b""}), "is no part"),
+    "an absolute path": (lambda p: p.update({"/tmp/evil": b""}), "is no part"),
+    "no results": (lambda p: p.pop("results.jsonl"), "needs study.json and results.jsonl"),
+    "no head": (lambda p: p.update({"study.json": b"[]"}), "names no study"),
+    "format": (lambda p: p.update({"study.json": b'{"format": 9, "study": ""}'}), "format 9"),
+    "study": (lambda p: p.update({"study.json": b'{"format": 1, "study": "a"}'}), "another study"),
+    "results": (lambda p: p.update({"results.jsonl": b"{}"}), "study.zip/results.jsonl:1: "),
+    "z": (lambda p: p.update({f"solutions/{DONE.identity}": b"1234"}), "fits no trial"),
+    "no such z": (lambda p: p.update({"solutions/" + "a" * 64: b"1234"}), "fits no trial"),
+    "noise": (lambda p: p.update({CHECKPOINT: b"noise"}), "not a checkpoint"),
+    "pickle": (lambda p: p.update({CHECKPOINT: pickle.dumps(Evil())}), "not a checkpoint"),
+    "torch pickle": (lambda p: p.update({CHECKPOINT: pt(state=Evil())}), "not a checkpoint"),
+    "no keys": (lambda p: p.update({CHECKPOINT: pt(state={})}), "not a checkpoint"),
+    "another trial's": (lambda p: p.update({CHECKPOINT: pt(**OTHERS)}), "another study or trial"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_file_is_refused_in_one_line_and_changes_nothing(
+    tmp_path: Path, file: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, why = WRONG[what]
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    change(parts)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    assert_refused(tmp_path, file, why, monkeypatch)
+
+
+def assert_refused(tmp_path: Path, file: Path, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "cwd" / "target.sqlite"
+    with Store(target) as store:
+        monkeypatch.chdir(target.parent)
+        with pytest.raises(UsageError) as caught:
+            import_study(store, file)
+        assert why in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert store.studies() == []
+    assert not list(checkpoint_folder(target).glob("*"))
+    assert not (target.parent / "evil").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_a_file_cut_short_is_refused(
+    tmp_path: Path, file: Path, keep: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: int(keep if keep > 1 else keep * len(content))])
+    assert_refused(tmp_path, file, "export the study anew", monkeypatch)
+
+
+def test_a_flipped_byte_is_noticed(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytearray(file.read_bytes())
+    content[content.index(b"accuracy")] ^= 1
+    file.write_bytes(content)
+    assert_refused(tmp_path, file, "CRC", monkeypatch)
+
+
+def test_compressed_or_large_parts_are_refused(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("difficulty_bench.study_file.MAX_CHECKPOINT_BYTES", 100)
+    assert_refused(tmp_path, file, "is above", monkeypatch)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("study.json", "results.jsonl"):
+            archive.writestr(name, " " * 100_000)
+    assert_refused(tmp_path, file, "more bytes than it has", monkeypatch)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("study.json", "results.jsonl"):
+            archive.writestr(name, "1")
+    assert_refused(tmp_path, file, "is compressed", monkeypatch)
+
+
+def test_the_verb_refuses_what_makes_no_sense(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ["--store", str(tmp_path / "bench.sqlite")]
+    file = str(tmp_path / "study.zip")
+    for words, says in (
+        (["export", file], "say what to measure"),
+        (["export", file, "--task", "toy", "--task", "digits"], "one study, not 2"),
+        (["export", file, "--task", "toy"], "nothing of this study"),
+        (["import", file], "No such file"),
+        (["import", file, "--task", "toy"], "give FILE alone"),
+    ):
+        assert main(["study", *words, *store]) == 2
+        assert says in capsys.readouterr().err
+    assert not Path(file).exists()
+
+
+def test_a_corrupt_checkpoint_is_named_with_the_mend(tmp_path: Path) -> None:
+    task = Registry().get("cartpole", [f"{key}={value}" for key, value in SMALL.items()])
+    trial = Trial(task, Request("trial", 3, 0))
+    path = tmp_path / f"{trial.identity}.pt"
+    path.write_bytes(b"noise")
+    with pytest.raises(ResourceError, match="delete it"):
+        run_trial(trial, Runtime(checkpoint_dir=tmp_path))
