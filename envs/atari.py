@@ -142,7 +142,7 @@ class AtariProblem(GymnasiumProblem):
 
     def make_episodes(self, num_envs: int) -> gym.vector.VectorEnv:
         if self.rules.obs == "ram":
-            return Episodes([self._ram_env] * num_envs)
+            return Episodes([lambda: self._ram_env(None)] * num_envs)
         return RecordEpisodeStatistics(self._pixel_envs(num_envs))
 
     def _screens(self, num_envs: int) -> gym.vector.VectorEnv:
