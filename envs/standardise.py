@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-STEPS = 10_000  # of a random policy; the error of a mean is about sd / 30 or less (episodes of 20)
+STEPS = 10_000  # of a random policy: some 400 episodes of Humanoid-v5, in a few seconds
 SEED = 0
 LARGEST = 10.0  # standardised observations are clipped there, as is usual (OpenAI's baselines)
 

@@ -18,6 +18,7 @@ from agents.es_strategies import CMAES, OpenAIES, centred_ranks
 from agents.networks import li2018_cnn, mlp
 from difficulty_bench.context import Interrupted, TrialContext
 from difficulty_bench.coordinates import Coordinates
+from difficulty_bench.entry_point import EntryPoint
 from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import EnvironmentProblem, count_parameters
 from difficulty_bench.projection import Identity, make
@@ -397,6 +398,20 @@ def test_a_return_that_is_not_finite_fails_the_trial(monkeypatch: pytest.MonkeyP
     assert result.state == "failed"
     assert result.reason is not None
     assert result.reason.startswith("diverged: a return is not finite")
+
+
+def test_convolutions_play_from_pixels() -> None:
+    task = make_task({**OPENAI, "population": 4, "total_timesteps": 1})
+    game = {"id": "ALE/Pong-v5", "max_frames": 40, "image_size": 36, "eval_episodes": 2}
+    task = task.model_copy(
+        update={
+            "problem": EntryPoint.model_validate({"entry_point": "envs.atari:make", **game}),
+            "network": EntryPoint.model_validate({"entry_point": "agents.networks:li2018_cnn"}),
+        }
+    )
+    result = run_trial(Trial(task, Request("trial", 5, 0, lr_scale=1.0)), Runtime())
+    assert result.state == "complete"
+    assert result.steps == 5 * 10
 
 
 def test_a_data_set_is_no_environment() -> None:
