@@ -230,7 +230,8 @@ def markdown(about: Row, table: list[Row]) -> str:
             "read and write / its time / the copy bandwidth (above 100% where a cache holds "
             "them; next to nothing for `gaussian` and `rademacher` where they draw P and read "
             "none). *Held*: what P keeps; *peak*: the most held at once, drawing P and both "
-            "products included. *Stored P*: the time to read a dense P once.",
+            "products included, and on a CPU some 20 MB of the process itself. *Stored P*: the "
+            "time to read a dense P once. What a skipped product would take is an estimate.",
             "",
             COLUMNS,
             "|---:|---:|---|---|" + "---:|" * 7,
