@@ -14,7 +14,7 @@ from difficulty_bench.problem import SupervisedProblem
 from difficulty_bench.projection import Stacked
 from difficulty_bench.together import NotTogether
 
-from .es_population import chain, chained, vmapped
+from .stacked import StackedNetwork
 
 
 class Networks:
@@ -43,23 +43,15 @@ class Networks:
         self.scale = scales.repeat_interleave(torch.tensor(self.P.d, device=device))  # (sum of d,)
         self.y = nn.Parameter(torch.zeros_like(self.scale))
         self.theta = self.theta_0.clone().requires_grad_()
-        named = list(networks[0].named_parameters())
-        self.shapes = {name: p.shape for name, p in named}
-        self.sizes = [p.numel() for _, p in named]
-        kernel = torch.cat([torch.full((p.numel(),), float(p.ndim > 1)) for _, p in named])
-        self.decay = (2 * l2 * kernel).to(device) if l2 else None  # (D,)
-        layers = chain(networks[0])
-        single = vmapped(networks[0].train())
-        self.forward = single if layers is None else lambda p, x: chained(layers, p, x)
+        self.network = StackedNetwork(networks[0].train())
+        kernels = [torch.full_like(p, p.ndim > 1).view(-1) for p in networks[0].parameters()]
+        self.decay = 2 * l2 * torch.cat(kernels) if l2 else None  # (D,)
         self.losses = vmap(problem.loss)
 
     def backward(self, x: Tensor, y: Tensor) -> Tensor:
         """Gradients of each trial's loss on its own rows x (K, B, ...), y (K, B); losses (K,)."""
-        parts = torch.split(self.theta, self.sizes, dim=1)
-        named = zip(self.shapes.items(), parts, strict=True)
-        parameters = {name: part.reshape(-1, *shape) for (name, shape), part in named}
         inputs = self.problem.prepare(x.flatten(0, 1)).view(x.shape)
-        losses: Tensor = self.losses(self.forward(parameters, inputs), y)  # (K,)
+        losses: Tensor = self.losses(self.network.bind(self.theta)(inputs), y)  # (K,)
         (g,) = torch.autograd.grad(losses.sum(), self.theta)  # (K, D)
         if self.decay is not None:
             g = torch.addcmul(g, self.theta.detach(), self.decay)

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents import es, es_population
-from agents.es_population import Arena, Policies, first_episodes
+from agents import es, es_population, stacked
+from agents.es_population import Arena, first_episodes
 from agents.es_strategies import CMAES, OpenAIES, centred_ranks
 from agents.networks import li2018_cnn, mlp
+from agents.stacked import StackedNetwork
 from difficulty_bench.context import Interrupted, TrialContext
 from difficulty_bench.coordinates import Coordinates
 from difficulty_bench.entry_point import EntryPoint
@@ -93,7 +94,7 @@ def test_a_batch_of_policies_is_each_policy_alone(shape: str) -> None:
     network = mlp(inputs, 3, width=7) if shape == "chain" else li2018_cnn(inputs, 3)
     thetas = torch.randn(4, count_parameters(network)) / 10
     x = torch.randn(4, 2, *inputs)
-    together = Policies(network).bind(thetas)(x)
+    together = StackedNetwork(network).bind(thetas)(x)
     assert together.shape == (4, 2, 3)
     for theta, rows, outputs in zip(thetas, x, together, strict=True):
         nn.utils.vector_to_parameters(theta, network.parameters())
@@ -102,10 +103,10 @@ def test_a_batch_of_policies_is_each_policy_alone(shape: str) -> None:
 
 def test_a_chain_and_vmap_agree() -> None:
     network = nn.Sequential(nn.Linear(5, 6, bias=False), nn.Tanh(), nn.Linear(6, 3))
-    policies = Policies(network)
+    policies = StackedNetwork(network)
     thetas, x = torch.randn(4, count_parameters(network)), torch.randn(4, 2, 5)
     fast = policies.bind(thetas)(x)
-    policies._forward = es_population.vmapped(network)
+    policies._forward = stacked.vmapped(network)
     torch.testing.assert_close(fast, policies.bind(thetas)(x))
 
 
@@ -113,7 +114,7 @@ def test_frozen_parameters_are_no_coordinates() -> None:
     network = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 3))
     network[0].weight.requires_grad_(False)
     coordinates = Coordinates(network.parameters(), make("hashed", 27, 4, seed=1))
-    policies, x = Policies(network), torch.randn(1, 2, 5)
+    policies, x = StackedNetwork(network), torch.randn(1, 2, 5)
     z = torch.randn(4)
     outputs = policies.bind(coordinates.thetas(z[None]))(x)
     coordinates.set_z(z)
