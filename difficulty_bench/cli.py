@@ -134,7 +134,12 @@ def _add_task(verb: argparse.ArgumentParser) -> None:
     add("--task", dest="names", action="append", default=[], metavar="NAME", help="repeatable")
     add("--env", dest="envs", action="append", default=[], metavar="ID",
         help="any Gymnasium id, without a registry entry; repeatable")  # fmt: skip
-    add("--agent", default="ppo", metavar="NAME", help="for --env: ppo or dqn (default: ppo)")
+    add(
+        "--agent",
+        default="ppo",
+        metavar="NAME",
+        help="for --env: a template of tasks.yaml, ppo or dqn (default: ppo)",
+    )
     add("--projection", metavar="NAME", help="dense, sparse, fastfood or hashed")
     add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
         help="override a field, e.g. agent.learning_rate=3e-4; repeatable")  # fmt: skip

@@ -65,9 +65,65 @@ def test_a_whole_game_of_pong_is_that_of_sb3s_wrappers() -> None:
         pairs.append((observation, expected))
         ended = bool(done[0])
     assert info[0]["episode"]["r"] == expected_info[0]["episode"]["r"] < -15
-    for image, frame in pairs[::10]:
-        assert image.shape == (1, 1, 84, 84)
-        assert np.abs(image[0, 0] - shrink(frame[0])).max() <= 1  # rounding
+    # SB3's monitor counts frames, four a step but in the step that ends the game
+    assert info[0]["episode"]["l"] == -(-expected_info[0]["episode"]["l"] // 4)
+    assert not info[0]["TimeLimit.truncated"]
+    assert not expected_info[0]["TimeLimit.truncated"]
+    assert pairs[-1][0].shape == (1, 1, 84, 84)
+    for image, frame in [*pairs[::10], pairs[-1]]:  # the last one begins the next game
+        assert_same_picture(image[0, 0], frame[0])
+
+
+def differing(image: np.ndarray, frame: np.ndarray) -> float:
+    """Share of pixels that differ by more than rounding."""
+    return float((np.abs(image - shrink(frame)) > 1).mean())
+
+
+def assert_same_picture(image: np.ndarray, frame: np.ndarray) -> None:
+    assert np.abs(image - shrink(frame)).max() <= 1  # rounding
+
+
+FRAMES = 400
+
+
+def sticky(seed: int) -> gym.Env[Any, Any]:
+    """As `sb3_env`, with sticky actions that the emulator draws from `seed`, cut off at FRAMES."""
+    keys = {"obs_type": "grayscale", "frameskip": 1, "max_num_frames_per_episode": FRAMES}
+    game = gym.make("ALE/Pong-v5", **keys)  # type: ignore[arg-type]
+    emulator: Any = game.unwrapped
+    emulator.ale.setInt("random_seed", seed)
+    emulator.load_game()
+    return ClipRewardEnv(MaxAndSkipEnv(Monitor(game), skip=4))
+
+
+def test_sticky_episodes_go_on_as_sb3s_through_autoreset() -> None:
+    """Two games side by side, three episodes each, cut off: what a learner reads of their ends."""
+    problem = atari.make(id="ALE/Pong-v5", noop_max=0, fire_reset=False, stack=1, max_frames=FRAMES)
+    ours = GymnasiumVecEnv(problem.make_envs(2, 3))
+    theirs = DummyVecEnv([lambda: sticky(3), lambda: sticky(4)])
+    assert_same_picture(ours.reset()[0, 0], theirs.reset()[0])
+    rng = np.random.default_rng(0)
+    ends = 0
+    for _ in range(3 * FRAMES // 4):
+        actions = rng.integers(6, size=2)
+        observations, rewards, dones, infos = ours.step(actions)
+        expected, expected_rewards, expected_dones, expected_infos = theirs.step(actions)
+        assert np.array_equal(rewards, expected_rewards)
+        assert np.array_equal(dones, expected_dones)
+        for i in np.flatnonzero(dones):
+            info, other = infos[i], expected_infos[i]
+            assert info["TimeLimit.truncated"]
+            assert other["TimeLimit.truncated"]
+            assert info["episode"]["r"] == other["episode"]["r"]
+            assert 4 * info["episode"]["l"] == other["episode"]["l"] == FRAMES
+            # On an episode's last step the two take their maximum over other frames: ball and
+            # paddles are some pixels apart. Everything else is the old episode's screen.
+            last = info["terminal_observation"][0]
+            assert differing(last, other["terminal_observation"]) < 0.02
+            assert differing(last, expected[i]) > 0.5
+            assert_same_picture(observations[i, 0], expected[i])  # of the next episode
+            ends += 1
+    assert ends == 6
 
 
 def test_the_learner_sees_clipped_rewards_and_the_score_is_the_games_own() -> None:
