@@ -18,7 +18,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor, nn
 
-from .errors import ResourceError
+from .errors import ResourceError, UsageError
 
 Split = Literal["validation", "test"]
 Pair = tuple[Tensor, Tensor]
@@ -48,7 +48,8 @@ class Problem(ABC):
 
     `metric` is the name of the score (`test_accuracy`, `episodic_return`, ...), `ceiling` its
     largest possible value (None where there is none). Images stay uint8 in memory; `scale`
-    multiplies them on their way into the network.
+    multiplies them on their way into the network. `has_validation`: whether it has held-out
+    material beside that of the score, which the `tuned` learning-rate rule needs.
     """
 
     input_shape: tuple[int, ...]
@@ -56,6 +57,7 @@ class Problem(ABC):
     metric: str
     ceiling: float | None = None
     scale: float = 1.0
+    has_validation: bool = True
 
     def prepare(self, x: Tensor) -> Tensor:
         """Rows as stored or observed -> float32 rows as the network takes them."""
@@ -89,9 +91,10 @@ def accuracy(output: Tensor, target: Tensor) -> float:
 class SupervisedProblem(Problem):
     """Tensors to fit and tensors to be judged on.
 
-    `load()` returns the pairs (x, y) under `train`, `validation` and `test`; it runs once, at
-    first use. `validation` must be a part of `train` only where `validation_in_train` says so:
-    then it is the last rows of `train`, and a trial judged on `validation` trains on the rest.
+    `load()` returns the pairs (x, y) under `train`, `test` and, unless `has_validation` is False,
+    `validation`; it runs once, at first use. `validation` must be a part of `train` only where
+    `validation_in_train` says so: then it is the last rows of `train`, and a trial judged on
+    `validation` trains on the rest.
 
     `loss(output, target)` is what training minimises (a mean over the batch);
     `score(output, target)` is the metric over a whole split.
@@ -105,6 +108,7 @@ class SupervisedProblem(Problem):
     metric: str = "test_accuracy"
     ceiling: float | None = 1.0
     scale: float = 1.0
+    has_validation: bool = True
     validation_in_train: bool = False
     requires: Callable[[], str | None] = lambda: None
 
@@ -113,7 +117,15 @@ class SupervisedProblem(Problem):
 
     @cached_property
     def splits(self) -> Mapping[str, Pair]:
-        return self.load()
+        """What `load` returns. Raise UsageError where a split is missing."""
+        splits = self.load()
+        for name in ("train", "test", *(["validation"] if self.has_validation else [])):
+            if name not in splits:
+                raise UsageError(
+                    f"load() of the problem returns no '{name}'; add it"
+                    + (", or give has_validation=False" if name == "validation" else "")
+                )
+        return splits
 
     def training_pair(self, split: Split) -> Pair:
         """The pair to train on when the network will be judged on `split`."""

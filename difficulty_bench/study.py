@@ -69,6 +69,11 @@ def prepare(task: Task) -> Prepared:
     problem: Problem = task.problem()
     if (lack := problem.missing()) is not None:
         raise ResourceError(f"{task.name}: {lack}")
+    if task.lr_rule == "tuned" and not problem.has_validation:
+        raise UsageError(
+            f"{task.name}: lr_rule 'tuned' needs a validation split, and this problem has none; "
+            "use --set lr_rule=matched"
+        )
     D = count_parameters(build_network(task, problem, seed=0))
     if task.search.d_max > D:
         raise UsageError(

@@ -49,8 +49,7 @@ def make(*, shuffled_pixels: bool = False, pixel_seed: Seed = 0) -> SupervisedPr
 def memorise(*, fraction: Fraction = 1.0, label_seed: Seed = 0) -> SupervisedProblem:
     """The first `fraction` of the training images, their labels permuted among them.
 
-    Nothing can be generalised, so the score is the accuracy on the training set itself, under
-    both names `validation` and `test`.
+    Nothing can be generalised, so the score is the accuracy on the training set itself.
     """
 
     def load() -> dict[str, Pair]:
@@ -58,10 +57,16 @@ def memorise(*, fraction: Fraction = 1.0, label_seed: Seed = 0) -> SupervisedPro
         rows = round(fraction * len(x))
         order = torch.from_numpy(np.random.default_rng(label_seed).permutation(rows))
         pair = x[:rows], y[:rows][order]
-        return dict.fromkeys(("train", "validation", "test"), pair)
+        return {"train": pair, "test": pair}
 
     return SupervisedProblem(
-        PIXELS, 10, load, metric="train_accuracy", scale=1 / 255, requires=_requires
+        PIXELS,
+        10,
+        load,
+        metric="train_accuracy",
+        scale=1 / 255,
+        has_validation=False,
+        requires=_requires,
     )
 
 

@@ -152,6 +152,9 @@ def test_a_failed_trial_exits_with_1_and_stays_in_the_table(tmp_path: Path) -> N
         (["--task", "tiny", "--projection", "hash"], 2, "did you mean 'hashed'?"),
         (["--task", "tiny", "--device", "cuda"], 3, "no CUDA device"),
         (["--task", "tiny", "--set", "network.entry_point=tests.tiny:bad_network"], 2, "outputs of shape (3,)"),
+        (["--task", "tiny", "--set", "lr_rule=tuned"], 2, "needs the key `tuning`"),
+        (["--task", "tiny", "--set", "lr_rule=tuned", "--set", "tuning={grid: [1], d: [3]}",
+          "--set", "problem.entry_point=tests.tiny:without_validation"], 2, "needs a validation split"),
         (["--task", "tiny", "--max-hours", "-1"], 2, "not above 0"),
     ],
 )  # fmt: skip

@@ -117,6 +117,13 @@ def test_mnist_pixels_go_through_one_permutation(mnist_files: None) -> None:
         assert not torch.equal(z, other[name][0][:300])
 
 
+def test_a_split_that_is_missing_is_named() -> None:
+    pair = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
+    problem = SupervisedProblem((3,), 2, lambda: {"train": pair, "test": pair})
+    with pytest.raises(UsageError, match="no 'validation'; add it, or give has_validation=False"):
+        problem.splits  # noqa: B018
+
+
 @pytest.mark.parametrize("fraction", [1.0, 0.1])
 def test_memorised_labels_carry_nothing_of_the_images(mnist_files: None, fraction: float) -> None:
     problem = mnist.memorise(fraction=fraction)
@@ -129,6 +136,7 @@ def test_memorised_labels_carry_nothing_of_the_images(mnist_files: None, fractio
     assert float((y == true_y[:n]).double().mean()) == pytest.approx(0.1, abs=0.015)
     assert torch.equal(y, mnist.memorise(fraction=fraction).splits["train"][1])
     assert problem.metric == "train_accuracy"
+    assert not problem.has_validation
     assert problem.splits["test"][0] is x
 
 

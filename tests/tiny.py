@@ -29,6 +29,12 @@ def problem(*, separation: float = 2.0) -> SupervisedProblem:
     return SupervisedProblem((8,), 2, load)
 
 
+def without_validation() -> SupervisedProblem:
+    splits = dict(problem().splits)
+    del splits["validation"]
+    return SupervisedProblem((8,), 2, lambda: splits, has_validation=False)
+
+
 def network(input_shape: tuple[int, ...], output_size: int, *, width: int = 4) -> nn.Module:
     return nn.Sequential(nn.Linear(input_shape[0], width), nn.Tanh(), nn.Linear(width, output_size))
 
