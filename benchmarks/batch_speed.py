@@ -1,0 +1,134 @@
+"""Trials per hour of a supervised task: one by one, side by side, and together in one program.
+
+    python benchmarks/batch_speed.py [--device cuda] [--sizes 1,2,4,8] [--task mnist-lenet]
+
+Whole trials of one epoch, evaluation included, through the engines that `bench run` uses:
+
+- `alone`: one after another, one thread (on a GPU: the whole device);
+- `threads`: the same with all cores to each trial (CPU only);
+- `workers`: one process a core, one thread each (CPU only);
+- `together K`: K trials in one program (`--batch-trials K`).
+
+All are taken in one run; a ratio is to `alone`. Writes reports/batch_speed.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from difficulty_bench.engine import BatchEngine, Engine, InlineEngine, ProcessEngine
+from difficulty_bench.environment import describe_environment, usable_cores
+from difficulty_bench.registry import Registry, Task
+from difficulty_bench.results import Request
+from difficulty_bench.trial import Runtime, Trial
+
+REPORTS = Path(__file__).resolve().parent.parent / "reports"
+D = 300  # of the subspace
+seeds = itertools.count()  # no trial is run twice, so no data order or network is warm
+
+
+def trials(task: Task, n: int) -> list[Trial]:
+    return [Trial(task, Request("trial", D, next(seeds), 30.0)) for _ in range(n)]
+
+
+def timed(engine: Engine, task: Task, runtime: Runtime, n: int) -> float:
+    """Seconds per trial, of n trials."""
+    start = time.perf_counter()
+    states = [result.state for result in engine.run(trials(task, n), runtime)]
+    if states != ["complete"] * n:
+        raise RuntimeError(f"{task.name}: trials ended as {states}")
+    return (time.perf_counter() - start) / n
+
+
+def ways(sizes: list[int], device: str) -> Iterator[tuple[str, int, Callable[[], Engine], bool]]:
+    """Name, number of trials, engine, and whether a trial may use every core."""
+    cores = usable_cores()
+    yield "alone", 2, InlineEngine, False
+    if device == "cpu":
+        yield "threads", 2, InlineEngine, True
+        yield f"workers {cores}", 2 * cores, lambda: ProcessEngine(cores), False
+    for size in sizes:
+        yield f"together {size}", size, lambda size=size: BatchEngine(size), False
+
+
+def measure(task: Task, sizes: list[int], device: str) -> Iterator[dict[str, Any]]:
+    runtime, alone = Runtime(device=device), None
+    for name, n, make, all_cores in ways(sizes, device):
+        engine = make()
+        with ExitStack() as stack:
+            stack.callback(engine.close)
+            if all_cores:
+                torch.set_num_threads(usable_cores())
+                stack.enter_context(patch("torch.set_num_threads"))  # a trial asks for one
+            timed(engine, task, runtime, n if "workers" in name else 1)  # processes, data, kernels
+            seconds = timed(engine, task, runtime, n)
+        alone = alone or seconds
+        yield {
+            "task": task.name,
+            "way": name,
+            "s_per_trial": round(seconds, 4),
+            "trials_per_hour": round(3600 / seconds),
+            "times_alone": round(alone / seconds, 3),
+        }
+
+
+def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
+    lines = [
+        "# Trials per hour: alone, side by side, together",
+        "",
+        f"Trials of one epoch at d = {D} with their evaluation. `threads`: every core to one "
+        "trial; `workers`: a process a core; `together K`: K trials in one program. `times alone` "
+        "is within this run.",
+        "",
+        "| task | way | s per trial | trials per hour | times alone |",
+        "|---|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['task']} | {row['way']} | {row['s_per_trial']:.2f} "
+        f"| {row['trials_per_hour']:,} | {row['times_alone']:.2f} |"
+        for row in rows
+    ]
+    facts = ", ".join(f"{key} {value}" for key, value in about.items() if key != "command")
+    return "\n".join([*lines, "", f"`{about['command']}`: {facts}.", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--sizes", default="2,8")
+    parser.add_argument("--task", action="append", default=[])
+    parser.add_argument("--out", type=Path, default=REPORTS)
+    given = parser.parse_args()
+    names = given.task or ["mnist-fc", "mnist-lenet"]
+    sizes = [int(size) for size in given.sizes.split(",")]
+    command = f"python benchmarks/batch_speed.py --device {given.device} --sizes {given.sizes}"
+    command += "".join(f" --task {name}" for name in given.task)
+    on_gpu = given.device == "cuda"
+    device = {"device": torch.cuda.get_device_name() if on_gpu else "cpu"}
+    load = {"load when it began": f"{os.getloadavg()[0]:.1f}"}
+    about = {**describe_environment(command), **device, **load}
+    rows = []
+    for name in names:
+        task = Registry().get(name, ["agent.epochs=1", "lr_rule=matched"])
+        for row in measure(task, sizes, given.device):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    given.out.mkdir(parents=True, exist_ok=True)
+    file = given.out / "batch_speed.json"
+    file.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    file.with_suffix(".md").write_text(page(rows, about))
+
+
+if __name__ == "__main__":
+    main()
