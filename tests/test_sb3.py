@@ -19,7 +19,7 @@ from difficulty_bench.checkpoint import read_checkpoint
 from difficulty_bench.context import Interrupted, TrialContext
 from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import EnvironmentProblem, count_parameters
-from difficulty_bench.registry import Task
+from difficulty_bench.registry import EarlyStop, Task
 from difficulty_bench.results import Request, TrialResult
 from difficulty_bench.subspace import SubspaceOptimizer
 from difficulty_bench.trial import Runtime, Trial, build_network, run_trial
@@ -261,6 +261,17 @@ def test_weights_moments_and_schedule_survive_a_resumption(d: int, tmp_path: Pat
     )
     steps_taken = {float(entry["step"]) for entry in optimizer.state_dict()["state"].values()}
     assert steps_taken == {resumed.context.steps / 64 * 2}  # 2 epochs of one minibatch a rollout
+
+
+@pytest.mark.parametrize("d", [0, 7])
+@pytest.mark.parametrize("agent", [PPO_KEYS, DQN_KEYS], ids=["ppo", "dqn"])
+def test_the_tasks_rule_ends_a_trial_early(agent: Keys, d: int) -> None:
+    rule = EarlyStop(metric="episodic_return", at=1.0, times=1)
+    task = make_task(agent).model_copy(update={"early_stop": rule})
+    result = run_trial(Trial(task, Request("trial", d, 0)), Runtime())
+    assert result.state == "complete"
+    assert 0 < result.steps < agent["total_timesteps"]
+    assert [name for _, name, _ in result.curve] == ["episodic_return"]
 
 
 def test_a_large_replay_buffer_is_not_saved(

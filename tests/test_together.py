@@ -88,6 +88,17 @@ def test_each_trial_is_as_alone(settings: tuple[str, ...], monkeypatch: pytest.M
         assert_alike(one, other)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("projection", FAMILIES)
+def test_together_on_a_gpu_is_as_alone_on_the_cpu(projection: str) -> None:
+    of = task(f"projection={projection}", "agent.batch_size=60")
+    found = together.run_together(trials(of), Runtime(device="cuda"))
+    for one, trial in zip(found, trials(of), strict=True):
+        alone = run_trial(trial, Runtime())
+        assert one.state == "complete"
+        assert one.score == pytest.approx(alone.score, abs=0.02)
+
+
 def test_a_trial_that_diverges_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [REQUESTS[2], Request("trial", 20, 0, 1e60), REQUESTS[3]]
     of = task("agent.optimizer=sgd")
