@@ -44,7 +44,8 @@ def _normals(words_1, words_2):
 def _signs(words):
     """As philox.signs: words (1, COLUMNS) -> +-1 of bits 0 to 31, (32, COLUMNS)."""
     shifts = (31 - tl.arange(0, 32))[:, None].to(tl.uint32)
-    bits = ((~words << shifts) & 0x80000000) | 0x3F800000  # a float's sign bit before the 1
+    flipped = words ^ 0xFFFFFFFF  # Triton 3.7 interprets no ~ of unsigned integers
+    bits = ((flipped << shifts) & 0x80000000) | 0x3F800000  # a float's sign bit before the 1
     return bits.to(tl.float32, bitcast=True)
 
 
