@@ -305,15 +305,17 @@ def made(task: str, D: int, *settings: str, **fields: Any) -> dict[str, Any]:
 
 def test_a_comparison_names_what_differs_and_orders_by_size() -> None:
     found = [
-        made("net", 3000, "network.width=9", projection="dense"),
-        made("net", 2000, "network.width=5", projection="dense"),
+        made("net", 3000, "network.width=9"),
+        made("net", 1000, "projection=dense", projection="dense"),
+        made("net", 500, "network.width=5"),
         made("net", 1000),
         made("other", 1000),
     ]
-    (comparison,) = comparisons(found)
-    assert comparison.names == ("hashed", "dense, network.width=5", "dense, network.width=9")
-    assert [row["D"] for row in comparison.rows] == [1000, 2000, 3000]
-    assert comparison.figure() is None  # nothing measured yet
+    trained, sized = comparisons(found)
+    assert trained.names == ("hashed", "dense")
+    assert sized.names == ("as registered", "network.width=5", "network.width=9")
+    assert [row["D"] for row in sized.rows] == [1000, 500, 3000]
+    assert sized.figure() is None  # nothing measured yet
 
 
 def test_learners_of_one_environment_are_compared_and_data_sets_are_not() -> None:

@@ -129,7 +129,7 @@ def _comparison(comparison: Comparison, plot: str | None) -> str:
         lines += [f"![d_int90: {escape(comparison.title)}]({plot})", ""]
     lines += [_line(COMPARED), _line(["---"] * len(COMPARED))]
     for row, name in zip(comparison.rows, comparison.names, strict=True):
-        link = f"[{escape(name or 'as registered')}](#{anchor(row)})"
+        link = f"[{escape(name)}](#{anchor(row)})"
         cells = _cells(row)
         lines.append(_line([link, *cells[2:5], *cells[-4:]]))
     return "\n".join(lines) + "\n"

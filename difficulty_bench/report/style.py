@@ -69,7 +69,7 @@ def log_axis(axes: Axes, low: float, high: float) -> None:
     subs = (
         (1.0,) if high / low > 300 else (1.0, 2.0, 5.0) if high / low > 4 else (1, 1.5, 2, 3, 5, 7)
     )
-    decades = high / low > 3e4  # plain numbers would run into each other
+    decades = high / low > 3e4 or high > 3e5  # plain numbers would run into each other
     axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(

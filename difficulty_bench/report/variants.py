@@ -48,12 +48,26 @@ def leading(rows: Sequence[Row]) -> list[Row]:
 
 
 def comparisons(rows: Sequence[Row]) -> list[Comparison]:
-    """What one task gives under other settings; what one problem gives with other learners."""
-    tasks = _groups(rows, lambda row: f"{row['task']} v{row['version']}")
-    found = [_of_task(name, group) for name, group in tasks]
+    """What one task gives otherwise trained, and with another network or problem; and what one
+    problem gives with other learners.
+    """
+    found = []
+    for name, group in _groups(rows, lambda row: f"{row['task']} v{row['version']}"):
+        first = leading(group)[0]
+        others = [row for row in group if row is not first]
+        for kind, slug, title in (
+            (False, "training", "other projections, rates and budgets"),
+            (True, "size", "other networks and sizes"),
+        ):
+            if own := [row for row in others if _is_another_task(row) == kind]:
+                found.append(_of_task(f"{name}: {title}", f"{name}-{slug}", [first, *own]))
     environments = [row for row in leading(rows) if row["paradigm"] == "reinforcement"]
     problems = _groups(environments, lambda row: str(row["problem"]))
     return found + [_of_problem(group) for _, group in problems]
+
+
+def _is_another_task(row: Row) -> bool:
+    return any(setting.startswith(("network.", "problem.")) for setting in row["settings"])
 
 
 def _groups(rows: Iterable[Row], key: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
@@ -64,12 +78,15 @@ def _groups(rows: Iterable[Row], key: Callable[[Row], str]) -> list[tuple[str, l
     return [(name, group) for name, group in groups.items() if len(group) > 1]
 
 
-def _of_task(name: str, group: Sequence[Row]) -> Comparison:
-    ordered = sorted(group, key=lambda row: (bool(row["settings"]), row["D"]))
+def _of_task(title: str, slug: str, group: Sequence[Row]) -> Comparison:
+    """The task as registered first, then by D."""
+    ordered = [group[0], *sorted(group[1:], key=lambda row: row["D"])]
     parts = [variant(row).split(", ") for row in ordered]
     common = set[str].intersection(*map(set, parts))
-    names = tuple(", ".join(p for p in part if p not in common) for part in parts)
-    return Comparison(f"{name}: other settings", _slug(name), tuple(ordered), names)
+    names = [", ".join(p for p in part if p not in common) for part in parts]
+    return Comparison(
+        title, _slug(slug), tuple(ordered), tuple(n or "as registered" for n in names)
+    )
 
 
 def _of_problem(group: Sequence[Row]) -> Comparison:
@@ -80,7 +97,7 @@ def _of_problem(group: Sequence[Row]) -> Comparison:
 
 def _label(name: str) -> str:
     """A setting short enough for an axis: `width=400, depth=5` without the sections' names."""
-    parts = [part.partition("=") for part in name.split(", ")]
+    parts = [part.rpartition("=") for part in name.split(", ")]
     return ", ".join(f"{key.rpartition('.')[2]}{sign}{value}" for key, sign, value in parts)
 
 
