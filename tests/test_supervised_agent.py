@@ -190,7 +190,7 @@ def test_a_pilot_trains_without_the_validation_rows_inside_train() -> None:
         x, y = make_problem().splits["train"]
         poisoned = x.clone()
         poisoned[-8:] = float("nan")
-        return {"train": (poisoned, y), "validation": (poisoned[-8:], y[-8:])}
+        return {"train": (poisoned, y), "validation": (poisoned[-8:], y[-8:]), "test": (x, y)}
 
     problem = make_problem(load=load, validation_in_train=True)
     network = make_network()
