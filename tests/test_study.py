@@ -17,6 +17,7 @@ import pytest
 from difficulty_bench.errors import BenchError
 from difficulty_bench.registry import Registry
 from difficulty_bench.study import prepare
+from difficulty_bench.verbs.run import recorded
 
 TINY = Path(__file__).parent / "tiny.yaml"
 ROOT = TINY.parent.parent
@@ -183,6 +184,11 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert finished.returncode == 0
     assert "baseline native seed 0" in finished.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("store", ["--store 'a b/c.sqlite' ", "--store=c.sqlite ", ""])
+def test_the_recorded_command_does_not_say_where_the_store_is(store: str) -> None:
+    assert recorded(f"bench run {store}--task tiny") == "bench run --task tiny"
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -84,7 +84,7 @@ def _measure(
         device=device,
         deadline=time.time() + 3600 * hours if hours else None,
         checkpoint_dir=checkpoint_folder(arguments.store),
-        command=command_line(),
+        command=recorded(command_line()),
     )
     engine = make_engine(arguments.workers or usable_cores(), arguments.batch)
     tracker = None if arguments.wandb == "off" else Tracker(arguments.wandb, progress.warn)
@@ -131,6 +131,17 @@ def _exit_code(complete: bool, caught: list[int], progress: Progress) -> int:
 def command_line() -> str:
     """The command as a user would type it again."""
     return shlex.join(["bench", *sys.argv[1:]])
+
+
+def recorded(command: str) -> str:
+    """The command without `--store PATH`: where results lie on one machine is no part of them."""
+    words, kept = iter(shlex.split(command)), []
+    for word in words:
+        if word == "--store":
+            next(words, None)
+        elif not word.startswith("--store="):
+            kept.append(word)
+    return shlex.join(kept)
 
 
 @contextmanager
