@@ -1,7 +1,8 @@
 """Atari games with every choice of the protocol explicit.
 
 Pixels come from ale-py's own vectorised environment (C++ threads, preprocessing inside), RAM
-from one emulator per environment. The defaults are those of `ALE/<Game>-v5` (frame skip 4,
+from one emulator per environment; a network sees pixels as numbers from 0 to 1, and bytes of RAM
+standardised, since most never vary and each has a range of its own. The defaults are those of `ALE/<Game>-v5` (frame skip 4,
 sticky actions 0.25, minimal actions) with the usual preprocessing around them. That is not
 Machado et al. 2018 to the letter, who use all 18 actions.
 """
@@ -9,6 +10,7 @@ Machado et al. 2018 to the letter, who use all 18 actions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import ale_py
@@ -21,11 +23,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FrameStackObservation
 from gymnasium.wrappers.vector import ClipReward, RecordEpisodeStatistics
 from pydantic import Field
+from torch import Tensor
 
 from difficulty_bench.errors import UsageError
 
 from .episodes import Episodes
 from .evaluation import GymnasiumProblem
+from .standardise import Standardiser
 
 SCREENS_PER_S = 60  # of an NTSC console
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -53,7 +57,7 @@ class Protocol:
 
     def describe(self, num_actions: int) -> str:
         pixels = f"{self.image_size}x{self.image_size} grey, maximum of the last 2 frames"
-        view = pixels if self.obs == "pixels" else "128 bytes of RAM"
+        view = pixels if self.obs == "pixels" else "128 bytes of RAM, standardised"
         fire = ", FIRE" if self.fire_reset else ""
         clip = "clipped to [-1, 1]" if self.clip_rewards else "not clipped"
         return (
@@ -124,6 +128,13 @@ class AtariProblem(GymnasiumProblem):
         self.input_shape = self.observation_space.shape
         self.output_size = int(self.action_space.n)
         self.protocol = protocol.describe(self.output_size)
+
+    @cached_property
+    def standardiser(self) -> Standardiser:
+        return Standardiser(lambda: self._ram_env(None), smallest=1.0)  # a byte's smallest change
+
+    def prepare(self, x: Tensor) -> Tensor:
+        return self.standardiser(x) if self.rules.obs == "ram" else super().prepare(x)
 
     def env_seed(self, seed: int) -> int:
         return seed % 2**30  # the emulator takes 32-bit seeds

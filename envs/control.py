@@ -16,9 +16,9 @@ from torch import Tensor
 
 from difficulty_bench.errors import ResourceError, UsageError
 
-from . import standardise
 from .episodes import Episodes
 from .evaluation import GymnasiumProblem
+from .standardise import Standardiser
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -92,14 +92,12 @@ class ControlProblem(GymnasiumProblem):
         self.protocol = f"{self.id}, {cap}, {eval_episodes} evaluation episodes"
 
     @cached_property
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        return standardise.moments(lambda: make_env(self.id, self.env_kwargs))
+    def standardiser(self) -> Standardiser:
+        return Standardiser(lambda: make_env(self.id, self.env_kwargs))
 
     def prepare(self, x: Tensor) -> Tensor:
         if self.standardised:
-            mean, sd = (torch.as_tensor(array, device=x.device) for array in self.moments)
-            limit = standardise.LARGEST
-            return (x.float() - mean).div_(sd).clamp_(-limit, limit)
+            return self.standardiser(x)
         if self.span is None:
             return super().prepare(x)
         low, span = (torch.as_tensor(array, device=x.device) for array in (self.low, self.span))

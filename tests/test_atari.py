@@ -177,6 +177,21 @@ def test_images_reach_the_network_as_numbers_from_0_to_1() -> None:
     assert torch.allclose(problem.prepare(frames), torch.tensor([[0.0, 1.0]]))
 
 
+def test_bytes_reach_the_network_standardised() -> None:
+    problem = atari.make(id="ALE/Pong-v5", obs="ram")
+    envs = problem.make_envs(4, seed=5)
+    envs.action_space.seed(1)
+    rows = torch.cat([torch.tensor(envs.step(envs.action_space.sample())[0]) for _ in range(800)])
+    seen = problem.prepare(rows)  # (3200, 4, 128)
+    ball = 49  # its column on the screen
+    assert len(rows[:, -1, ball].unique()) > 20
+    assert abs(float(seen[:, -1, ball].mean())) < 0.2
+    assert float(seen[:, -1, ball].std()) == pytest.approx(1, abs=0.2)
+    assert float(seen.abs().max()) <= 10
+    again = atari.make(id="ALE/Pong-v5", obs="ram").prepare(rows)
+    assert torch.equal(seen, again)
+
+
 class Still(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(torch.zeros(len(x), dtype=torch.long), 6).float()
