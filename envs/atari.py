@@ -1,10 +1,10 @@
 """Atari games with every choice of the protocol explicit.
 
 Pixels come from ale-py's own vectorised environment (C++ threads, preprocessing inside), RAM
-from one emulator per environment; a network sees pixels as numbers from 0 to 1, and bytes of RAM
-standardised, since most never vary and each has a range of its own. The defaults are those of `ALE/<Game>-v5` (frame skip 4,
-sticky actions 0.25, minimal actions) with the usual preprocessing around them. That is not
-Machado et al. 2018 to the letter, who use all 18 actions.
+from one emulator per environment. A network sees pixels as numbers from 0 to 1 and bytes of RAM
+standardised, since most never vary and each has a range of its own. The defaults are those of
+`ALE/<Game>-v5` (frame skip 4, sticky actions 0.25, minimal actions) with the usual preprocessing
+around them. That is not Machado et al. 2018 to the letter, who use all 18 actions.
 """
 
 from __future__ import annotations
