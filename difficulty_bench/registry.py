@@ -151,6 +151,10 @@ class Registry:
         """What may stand before the `@`."""
         return [name.removesuffix(AT) for name in self._documents if name.endswith(AT)]
 
+    def registered(self) -> list[Task]:
+        """Every task of `names` as it is written; no entry point is checked, so none imported."""
+        return [_validate(self._flatten(name), name) for name in self.names()]
+
     def get(self, name: str, settings: Sequence[str] = ()) -> Task:
         """The task `name` with `--set` overrides applied and every entry point checked.
 

@@ -22,7 +22,9 @@ from difficulty_bench.crossing import Crossing
 from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.exchange import export, read
 from difficulty_bench.records import trial_identity
+from difficulty_bench.registry import Registry
 from difficulty_bench.report import FIELDS, d_int90_text, row_text, rows, write_report
+from difficulty_bench.report.markdown import Figures, markdown
 from difficulty_bench.report.plot import study_figure
 from difficulty_bench.report.rows import inside, row
 from difficulty_bench.report.study import Point, study_reports
@@ -331,6 +333,18 @@ def test_the_page_says_what_a_sceptic_asks(page: str) -> None:
         *("150 local (outside)", "30 × 5, 120 × 5", "rule `paper`", "fresh"),
     ):
         assert words in page
+
+
+def test_the_page_names_what_the_registry_has_and_nobody_measured(gallery: Store) -> None:
+    tasks = Registry().registered()
+    assert [task.name for task in tasks] == Registry().names()
+    pong = next(task for task in tasks if task.name == "pong")
+    known = pong.model_copy(update={"name": "known"})
+    left = markdown(rows(gallery), Figures(), [pong, known]).partition("## Not measured yet")[2]
+    table = left.partition("##")[0]
+    assert "| pong v1 | Pong from 84 x 84 pixels with sticky actions | 6,000 local |" in table
+    assert "known" not in table
+    assert "Not measured yet" not in markdown(rows(gallery), Figures(), [known])
 
 
 def test_text_from_outside_stays_text(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ResourceError, UsageError, did_you_mean
+from ..registry import Task
 from ..store import Store
 from .markdown import Figures, anchor, markdown
 from .rows import FIELDS, row
@@ -29,14 +30,14 @@ CSV_FIELDS = (
     *("reference_threshold", "reference_local", "reference_global"),
     *("reference_inside", "reference_inside_global", "error", "study"),
 )
-Page = Callable[[Sequence[Row], Figures], str]
+Page = Callable[[Sequence[Row], Figures, Sequence[Task]], str]
 
 
-def to_json(rows: Sequence[Row], figures: Figures) -> str:
+def to_json(rows: Sequence[Row], figures: Figures, registered: Sequence[Task]) -> str:
     return json.dumps(list(rows), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def to_csv(rows: Sequence[Row], figures: Figures) -> str:
+def to_csv(rows: Sequence[Row], figures: Figures, registered: Sequence[Task]) -> str:
     """One line a row; missing is an empty cell."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_FIELDS, extrasaction="ignore", lineterminator="\n")
@@ -50,11 +51,16 @@ WITH_PLOTS = frozenset({"md"})
 FORMATS = tuple(PAGES)
 
 
-def write_report(source: Store, out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+def write_report(
+    source: Store,
+    out: Path,
+    formats: Sequence[str] = FORMATS,
+    registered: Sequence[Task] = (),
+) -> list[Path]:
     """Write `difficulty.FORMAT` into `out`, and `plots/` beside a page that shows them.
 
-    Return the paths written. Raise UsageError for an unknown format, ResourceError where `out`
-    cannot be written.
+    The page names those of the `registered` tasks that have no row. Return the paths written.
+    Raise UsageError for an unknown format, ResourceError where `out` cannot be written.
     """
     for name in formats:
         if name not in PAGES:
@@ -64,7 +70,7 @@ def write_report(source: Store, out: Path, formats: Sequence[str] = FORMATS) -> 
     files: dict[str, bytes] = {}
     figures = _draw(reports, rows, files) if WITH_PLOTS.intersection(formats) else Figures()
     for name in dict.fromkeys(formats):
-        files[f"difficulty.{name}"] = PAGES[name](rows, figures).encode()
+        files[f"difficulty.{name}"] = PAGES[name](rows, figures, registered).encode()
     return [write_file(out / name, content) for name, content in files.items()]
 
 

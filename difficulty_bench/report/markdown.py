@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..registry import Task
 from . import text
 from .study import PARADIGMS
 from .text import Row, code, escape
@@ -93,12 +94,13 @@ the same problem with another learner. Filled, open, bars and ticks as above.
 """
 
 
-def markdown(rows: Sequence[Row], figures: Figures) -> str:
+def markdown(rows: Sequence[Row], figures: Figures, registered: Sequence[Task] = ()) -> str:
     plots, overview = figures.plots, figures.overview
     parts = [INTRO]
     if overview is not None:
         parts.append(OVERVIEW.format(path=overview))
     parts += [_paradigm(paradigm, leading(rows)) for paradigm in PARADIGMS]
+    parts.append(_unmeasured(registered, {row["task"] for row in rows}))
     if compared := comparisons(rows):
         parts.append(COMPARISONS)
         parts += [_comparison(c, figures.comparisons.get(c.slug)) for c in compared]
@@ -120,6 +122,18 @@ def _paradigm(paradigm: str, rows: Sequence[Row]) -> str:
     for row in own:
         if row["error"]:
             lines += ["", f"No number for {escape(row['error'], 600)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _unmeasured(registered: Sequence[Task], measured: set[str]) -> str:
+    left = [task for task in registered if task.name not in measured]
+    if not left:
+        return ""
+    columns = ("task", "description", "published")
+    lines = ["## Not measured yet", "", _line(columns), _line(["---"] * len(columns))]
+    for task in left:
+        name = f"{escape(task.name)} v{task.version}"
+        lines.append(_line([name, escape(task.description), text.reference(task.reference)]))
     return "\n".join(lines) + "\n"
 
 

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from ..crossing import ABOVE, BELOW
+from ..registry import Reference
 
 NONE = "–"
 Row = dict[str, Any]
@@ -86,12 +87,19 @@ def paper_rule(row: Row) -> str:
 
 def published(row: Row) -> str:
     """`275 local (inside), 290 global (outside)`."""
-    parts = []
-    for kind, suffix in (("local", ""), ("global", "_global")):
-        if (value := row[f"reference_{kind}"]) is not None:
-            verdict = {True: " (inside)", False: " (outside)", None: ""}
-            parts.append(f"{count(value)} {kind}{verdict[row[f'reference_inside{suffix}']]}")
+    verdict = {True: " (inside)", False: " (outside)", None: ""}
+    parts = [
+        f"{count(value)} {kind}{verdict[row[f'reference_inside{suffix}']]}"
+        for kind, suffix in (("local", ""), ("global", "_global"))
+        if (value := row[f"reference_{kind}"]) is not None
+    ]
     return ", ".join(parts) or NONE
+
+
+def reference(of: Reference | None) -> str:
+    """`275 local, 290 global`, where there is nothing yet to compare them with."""
+    values = {"local": of.local, "global": of.global_} if of else {}
+    return ", ".join(f"{count(d)} {kind}" for kind, d in values.items() if d is not None) or NONE
 
 
 def trials(row: Row) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..exchange import export, import_results, merged
+from ..registry import Registry
 from ..report import FORMATS, write_report
 from ..store import Store
 
@@ -23,7 +24,7 @@ def report(arguments: argparse.Namespace) -> int:
 
         write_clips(arguments.store, arguments.tasks, out)
     with merged(arguments.store, out / "results.jsonl") as source:
-        for path in write_report(source, out, formats):
+        for path in write_report(source, out, formats, Registry(arguments.tasks).registered()):
             print(path)
     return 0
 
