@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .errors import ResourceError
 from .records import trial_identity
 from .results import Request
 
@@ -39,7 +41,10 @@ class Checkpoint:
         return trial_identity(self.study, self.request)
 
     def write(self, path: Path) -> None:
-        """Write beside and rename, so that a kill leaves the old checkpoint or the new one."""
+        """Write beside and rename, so that a kill leaves the old checkpoint or the new one.
+
+        Raise ResourceError where it cannot be written: that is the disk's fault, not the trial's.
+        """
         content = {
             "study": self.study,
             "request": asdict(self.request) if self.request else None,
@@ -48,13 +53,25 @@ class Checkpoint:
             "curve": [list(point) for point in self.curve],
             "state": self.state,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        buffer = io.BytesIO()  # torch.save would turn a full disk into a RuntimeError
+        torch.save(content, buffer)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(buffer.getbuffer(), path)
+        except OSError as error:
+            raise ResourceError(
+                f"{path}: cannot write a checkpoint: {error.strerror}; free or mend the disk, and "
+                "the same command goes on"
+            ) from None
+
+
+def _write(content: memoryview, path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:

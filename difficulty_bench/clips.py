@@ -17,7 +17,7 @@ from .registry import Registry
 from .report.study import StudyReport
 from .results import TrialResult
 from .seeds import Streams, content_hash
-from .solution import Solution
+from .solution import Solution, trusted_task
 from .store import Store
 from .trial import Trial
 
@@ -38,7 +38,7 @@ def study_clips(
     BenchError where the task is not the one that was trained, or cannot be drawn here.
     """
     reading = report.reading
-    task = registry.get(reading.task.name, reading.settings)
+    task = trusted_task(registry, reading.task.name, reading.settings, str(store.path))
     for result in chosen(report.of_role("trial"), d_int90):
         trial = Trial(task, result.request)
         if trial.study != reading.study:

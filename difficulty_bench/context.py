@@ -142,6 +142,13 @@ class TrialContext:
             return None if self.native else self._coordinates.z
         return self._optimizer.z if isinstance(self._optimizer, SubspaceOptimizer) else None
 
+    @property
+    def projected(self) -> int:
+        """How many parameters P moves: D, and more where an agent's aids lie in the subspace."""
+        if isinstance(self._optimizer, SubspaceOptimizer):
+            return self._optimizer.projection.D
+        return self.D
+
     def tick(
         self, steps: int, state: Callable[[], dict[str, Any]] | None = None, **values: float
     ) -> None:

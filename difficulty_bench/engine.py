@@ -38,7 +38,8 @@ class Engine(ABC):
         """Ask running trials to checkpoint and end; safe to call from a signal handler."""
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End what still runs, as after an error, and release everything."""
 
 
 class InlineEngine(Engine):
@@ -197,6 +198,9 @@ class ProcessEngine(Engine):
         self._stop.set()
 
     def close(self) -> None:
+        if self._stop.is_set():  # `run` has waited; what still runs was told to end at once
+            self._kill()
+        self._stop.set()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None

@@ -222,6 +222,11 @@ class Registry:
 
 
 def _validate(document: Document, name: str) -> Task:
+    if "name" in document.data[name]:
+        raise UsageError(
+            f"{document.where((name, 'name'))}: {name}.name: unknown key; the entry's own key, "
+            f"'{name}', is the task's name"
+        )
     try:
         return Task.model_validate({**document.data[name], "name": name})
     except ValidationError as error:

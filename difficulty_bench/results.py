@@ -39,8 +39,8 @@ class TrialResult:
 
     `identity` hashes everything that defines the trial, `study` the same without the request.
     `score` is None unless `state` is `complete`; then `score_sd` and `score_n` describe the
-    held-out evaluation. `curve` holds (step, name, value); `z` the solution's d float32 numbers,
-    little-endian, or None for native training.
+    held-out evaluation. `D` counts the parameters that P moves. `curve` holds (step, name, value);
+    `z` the solution's d float32 numbers, little-endian, or None for native training.
     """
 
     identity: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from . import projection
 from .errors import UsageError
-from .registry import Registry
+from .registry import Registry, Task
 from .results import Request
 from .trial import Trial, build_network
 from .yaml_lines import parse_scalar
@@ -50,6 +51,8 @@ class Solution:
         return network
 
     def save(self, path: Path) -> None:
+        """Write the file. Raise UsageError where it would not load again, or cannot be written."""
+        check_settings(self.settings, str(path))
         z = self.z.numpy().astype("<f4").tobytes()
         content = {
             "format": FORMAT,
@@ -60,7 +63,10 @@ class Solution:
             "D": self.D,
             "z": base64.b64encode(z).decode(),
         }
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        try:
+            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{path}: cannot write: {error.strerror}; give another path") from None
 
 
 def load(path: Path, registry: Registry) -> Solution:
@@ -69,7 +75,7 @@ def load(path: Path, registry: Registry) -> Solution:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         raise UsageError(f"{path}: not a solution file (no JSON)") from None
     try:
         return _parse(content, path, registry)
@@ -81,17 +87,7 @@ def _parse(content: dict[str, Any], path: Path, registry: Registry) -> Solution:
     if content["format"] != FORMAT:
         raise UsageError(f"{path}: format {content['format']}; this version reads {FORMAT}")
     settings = tuple(str(setting) for setting in content["settings"])
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        if "entry_point" in key or isinstance(parse_scalar(value), dict):
-            raise UsageError(f"{path}: settings: a solution may not name an entry point")
-    name = str(content["task"])
-    if any(":" in text for text in (*settings, "" if name in registry.names() else name)):
-        raise UsageError(  # Gymnasium imports `package` for an id like `package:Name-v0`
-            f"{path}: a solution may not name a package; put its task into a file of yours, with "
-            "the id in it, and give --tasks FILE"
-        )
-    task = registry.get(name, settings)
+    task = trusted_task(registry, str(content["task"]), settings, str(path))
     trial = Trial(task, Request(**content["request"]))
     if trial.study != content["study"]:
         raise UsageError(
@@ -101,4 +97,47 @@ def _parse(content: dict[str, Any], path: Path, registry: Registry) -> Solution:
     z = np.frombuffer(base64.b64decode(content["z"], validate=True), dtype="<f4")
     if len(z) != trial.request.d:
         raise UsageError(f"{path}: z holds {len(z)} numbers, request.d says {trial.request.d}")
+    if not np.isfinite(z).all():
+        raise UsageError(f"{path}: z holds numbers that are not finite; export the trial anew")
     return Solution(trial, settings, int(content["D"]), torch.from_numpy(z.copy()))
+
+
+def trusted_task(registry: Registry, name: str, settings: tuple[str, ...], source: str) -> Task:
+    """The task `name` with `settings`, both from `source`, a file or store of unknown origin.
+
+    Raise UsageError for what would let it choose code: an entry point or a package.
+    """
+    check_settings(settings, source)
+    if name not in registry.names() and ":" in name:
+        raise _package(source)
+    return registry.get(name, settings)
+
+
+def check_settings(settings: tuple[str, ...], source: str) -> None:
+    """Raise UsageError, naming `source`, where a setting names an entry point or a package."""
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        words = [key, *_words(parse_scalar(value))]  # as parsed: YAML can escape any letter
+        if any("entry_point" in word for word in words):
+            raise UsageError(f"{source}: settings: a solution may not name an entry point")
+        if any(":" in word for word in words):
+            raise _package(source)
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Every key and every text in a parsed value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value:
+            yield from _words(item)
+            if isinstance(value, dict):
+                yield from _words(value[item])
+
+
+def _package(source: str) -> UsageError:
+    """Gymnasium imports `package` for an id like `package:Name-v0`."""
+    return UsageError(
+        f"{source}: a solution may not name a package; put its task into a file of yours, with "
+        "the id in it, and give --tasks FILE"
+    )

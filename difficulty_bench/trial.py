@@ -133,7 +133,7 @@ class Training:
             score_sd=evaluation.sd if evaluation else None,
             score_n=evaluation.n if evaluation else None,
             reason=reason,
-            D=self.D,
+            D=context.projected,
             steps=context.steps,
             wall_s=round(context.elapsed_s() / share, 3),
             device=context.device_name,

@@ -11,6 +11,7 @@ import pytest
 
 from difficulty_bench.context import Interrupted
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
+from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request, TrialResult
 from difficulty_bench.trial import Runtime, Trial, run_trial
@@ -113,3 +114,23 @@ def test_a_trial_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     resumed = next(InlineEngine().run([trial], replace(stopped, deadline=None)))
     assert (resumed.z, resumed.score, resumed.curve) == (whole.z, whole.score, whole.curve)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_does_not_wait_for_the_other_trials() -> None:
+    """One trial finds that the task cannot run here; the other, which would go on, is stopped."""
+    engine = ProcessEngine(2)
+    hanging = Trial(TASKS.get("tiny-broken", ["agent.how=hang"]), REQUESTS[0])
+    refused = Trial(TASKS.get("tiny-broken", ["agent.how=refuse"]), REQUESTS[0])
+    with pytest.raises(UsageError, match="not here"):
+        list(engine.run([hanging, refused], Runtime()))
+    start = time.monotonic()
+    engine.close()
+    assert time.monotonic() - start < 10  # the other hangs for 100 s
+
+
+def test_a_checkpoint_that_cannot_be_written_fails_no_trial(tmp_path: Path) -> None:
+    (tmp_path / "full").write_text("a file where the folder would be")
+    trial = Trial(TASKS.get("tiny"), REQUESTS[2])
+    runtime = Runtime(checkpoint_dir=tmp_path / "full", deadline=time.time() - 1)
+    with pytest.raises(ResourceError, match="cannot write a checkpoint: "):
+        run_trial(trial, runtime)

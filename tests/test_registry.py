@@ -59,6 +59,7 @@ def test_a_task_is_frozen(tmp_path: Path) -> None:
     ("wrong", "right", "expected"),
     [
         ("  floor: 0", "  flor: 0", "/mine.yaml:10: mine.flor: unknown key; did you mean 'floor'?"),
+        ("  floor: 0", "  floor: 0\n  name: x", ":11: mine.name: unknown key; the entry's own key, 'mine', is"),
         ("    width: 4", "    widht: 4", ":8: mine.network.widht: unknown key; did you mean 'width'?"),
         ("    width: 4", "    width: four", ":8: mine.network.width: should be a valid integer"),
         ("  floor: 0", "  floor: low", ":10: mine.floor: should be a valid number, not 'low'"),

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from difficulty_bench.cli import main
 from difficulty_bench.crossing import Crossing
 from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.exchange import export, read
@@ -28,9 +29,10 @@ from difficulty_bench.report.markdown import Figures, markdown
 from difficulty_bench.report.plot import study_figure
 from difficulty_bench.report.rows import inside, row
 from difficulty_bench.report.study import Point, study_reports
-from difficulty_bench.report.text import code, d_int90, duration, escape
+from difficulty_bench.report.text import code, d_int90, duration, escape, number
 from difficulty_bench.report.variants import comparisons, leading
 from difficulty_bench.results import Request, TrialResult
+from difficulty_bench.seeds import content_hash
 from difficulty_bench.store import Store
 
 from . import recorded
@@ -118,7 +120,8 @@ def test_an_unfinished_study_says_what_is_known(table: dict[str, dict[str, Any]]
     found = table["begun"]
     assert (found["censored"], found["d_int90"]) == ("unfinished", None)
     assert found["largest_failed_d"] == 210
-    assert "not solved at 210" in d_int90_text(found)
+    bounded = found | {"ci_low": 100, "ci_high": None}
+    assert "unfinished (not solved at 210) [100, –] local" in d_int90_text(bounded)
     waiting = table["waiting"]
     assert waiting["censored"] == waiting["censored_global"] == "unfinished"
     assert (waiting["n_trials"], waiting["baseline_mean"], waiting["compute_s"]) == (0, None, 0)
@@ -165,6 +168,33 @@ def test_trials_of_another_learning_rate_rule_are_another_row() -> None:
     assert found["matched"]["baseline_mean"] == found["paper"]["baseline_mean"]
     assert rows(source, [of.study]) == rows(source)
     assert rows(source, ["another"]) == []
+
+
+def test_every_rule_of_a_study_is_looked_at_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bench list` shows the rule of the registry, `bench status` each rule's own trials."""
+    file, registry = tmp_path / "bench.sqlite", Registry()
+    with Store(file) as store:
+        for settings in ((), ("lr_rule=matched",)):
+            study = store.add_study(registry.get("toy", settings), 1000, settings, "performance")
+        of = store.study(study)
+        store.put(recorded.result(of, "trial", 3, 0, 0.1))
+        for seed in range(3):
+            store.put(recorded.result(of, "baseline", 0, seed, 1.0))
+        matched = with_rule(recorded.result(of, "trial", 10, 0, None), 10.0)
+        store.put(matched)
+    monkeypatch.setattr(Registry, "names", lambda _: ["toy"])
+    assert main(["list", "--store", str(file)]) == 0
+    assert "not solved at 3" in capsys.readouterr().out.splitlines()[1]
+    assert main(["status", "--store", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "toy\n  4 complete; " in out
+    assert "toy lr_rule=matched\n  3 complete, 1 failed; " in out
+    assert main(["show", "toy", "--store", str(file)]) == 0
+    assert re.search(r"trial d=10 seed 0 +lr x10 +failed", capsys.readouterr().out)
+    assert main(["status", "--store", str(tmp_path / "none")]) == 0
+    assert "nothing measured yet" in capsys.readouterr().out
 
 
 def test_what_tuning_chose_is_told() -> None:
@@ -347,6 +377,18 @@ def test_the_page_names_what_the_registry_has_and_nobody_measured(gallery: Store
     assert "Not measured yet" not in markdown(rows(gallery), Figures(), [known])
 
 
+def test_a_rule_that_ends_trainings_early_is_told(tmp_path: Path) -> None:
+    of = recorded.reading()
+    definition = of.definition | {
+        "early_stop": {"metric": "episodic_return", "at": 475.0, "times": 2}
+    }
+    early = replace(of, definition=definition, study=content_hash(definition))
+    native = recorded.result(early, "baseline", 0, 0, 0.9)
+    write_report(recorded.fill(Store.in_memory(), early, [native]), tmp_path, ["md"])
+    page = (tmp_path / "difficulty.md").read_text()
+    assert "once episodic return is at least 475 in 2 reports in a row, natively too" in page
+
+
 def test_text_from_outside_stays_text(tmp_path: Path) -> None:
     evil = "<script>x</script> | [a](b)\n# heading `code`"
     of = recorded.reading(name="a$b|c](d", notes=evil, settings=(f"notes={evil}",))
@@ -375,6 +417,10 @@ def test_a_wrong_format_or_folder_is_one_line(tmp_path: Path, gallery: Store) ->
 
 
 def test_small_text() -> None:
+    assert [number(x, 2) for x in (149.6, 99.7, 12.34, 1.9e-11, 0)] == [
+        *("150", "100", "12", "1.9e-11", "0"),
+    ]
+    assert number(-12_345.6, 4) == "-12,346"
     assert [duration(s) for s in (0.5, 59.9, 90.0, 5400.0)] == [
         "0.5 s",
         "59.9 s",

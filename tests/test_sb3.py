@@ -21,6 +21,7 @@ from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import EnvironmentProblem, count_parameters
 from difficulty_bench.registry import EarlyStop, Task
 from difficulty_bench.results import Request, TrialResult
+from difficulty_bench.solution import Solution
 from difficulty_bench.subspace import SubspaceOptimizer
 from difficulty_bench.trial import Runtime, Trial, build_network, run_trial
 
@@ -170,6 +171,18 @@ def test_a_critic_in_the_subspace_comes_after_the_policy() -> None:
     moved = optimizer.theta_0 + optimizer.projection.project(optimizer.z)
     torch.testing.assert_close(setting.theta(), moved[: setting.context.D])
     assert len(moved) == setting.context.D + 4 * 8 + 8 + 8 + 1
+
+
+def test_a_solution_whose_critic_shares_the_subspace_is_rebuilt() -> None:
+    """P spans both, so the policy's own D would draw another P."""
+    setting = Setting({**PPO_KEYS, "critic": "subspace"}, d=5)
+    setting.train()
+    trial = Trial(setting.task, Request("trial", 5, 0, lr_scale=3.0))
+    result = run_trial(trial, Runtime())
+    assert result.z is not None
+    z = torch.frombuffer(bytearray(result.z), dtype=torch.float32)
+    again = Solution(trial, (), result.D, z).network()
+    torch.testing.assert_close(nn.utils.parameters_to_vector(again.parameters()), setting.theta())
 
 
 def test_the_noise_of_continuous_actions_is_no_part_of_the_policy() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from difficulty_bench.errors import UsageError
 from difficulty_bench.projection import NAMES
 from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request
-from difficulty_bench.solution import Solution, load
+from difficulty_bench.solution import Solution, load, trusted_task
 from difficulty_bench.trial import Runtime, Trial
 
 TASKS = Registry([Path(__file__).parent / "tiny.yaml"])
@@ -47,10 +48,13 @@ def test_a_saved_solution_scores_as_it_did(tmp_path: Path, projection: str) -> N
         ("settings", ["agent.entry_point=os:system"], "may not name an entry point"),
         ("settings", ["agent={'entry_point': 'os:system'}"], "may not name an entry point"),
         ("settings", ['agent={"entry\\x5fpoint": "os:system"}'], "may not name an entry point"),
+        ("settings", ['problem.id="evil\\x3aName-v0"'], "may not name a package"),
+        ("settings", ["search={d_max: 40}", "agent.epochs=9"], "another definition of 'tiny'"),
         ("settings", ["agent.epochs=9"], "another definition of 'tiny'"),
         ("task", "tinny", "no task 'tinny'"),
         ("format", 2, "format 2"),
         ("z", "AAAA", "not a solution file"),
+        ("z", base64.b64encode(b"\xff" * 28).decode(), "not finite"),
         ("request", {"role": "trial"}, "not a solution file"),
     ],
 )
@@ -71,3 +75,26 @@ def test_a_short_z_is_refused(tmp_path: Path) -> None:
     Solution(solution.trial, solution.settings, solution.D, solution.z[:3]).save(tmp_path / "s")
     with pytest.raises(UsageError, match="z holds 3 numbers"):
         load(tmp_path / "s", TASKS)
+
+
+def test_a_file_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="not a solution file"):
+        load(tmp_path / "s", TASKS)
+
+
+def test_what_would_not_load_or_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    solution, _ = trained("hashed")
+    with pytest.raises(UsageError, match="cannot write: "):
+        solution.save(tmp_path / "no" / "folder")
+    settings = ("network.entry_point=tests.tiny:network",)
+    with pytest.raises(UsageError, match="may not name an entry point"):
+        Solution(solution.trial, settings, solution.D, solution.z).save(tmp_path / "s")
+
+
+def test_settings_of_an_imported_study_choose_no_code() -> None:
+    """`bench export` and `bench report --clips` apply them."""
+    with pytest.raises(UsageError, match=r"store: .* may not name an entry point"):
+        trusted_task(TASKS, "tiny", ("problem.entry_point=antigravity:fly",), "store")
+    with pytest.raises(UsageError, match="may not name a package"):
+        trusted_task(TASKS, "ppo@evil:Name-v0", (), "store")

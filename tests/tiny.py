@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from difficulty_bench.context import TrialContext
+from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import Pair, Problem, SupervisedProblem
 
 
@@ -49,6 +50,8 @@ def misbehave(
     """An agent that fails in the way `how` names."""
     if how == "raise":
         raise RuntimeError("the learner broke")
+    if how == "refuse":
+        raise UsageError("not here")
     if how == "diverge":
         context.tick(1, train_loss=float("nan"))
     if how == "die":

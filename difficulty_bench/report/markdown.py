@@ -210,6 +210,7 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "network", code(row["network"])
     yield "problem", code(row["problem"])
     yield "agent", code(row["agent"])
+    yield "early stop", _early_stop(row)
     yield "learning rate", _learning_rate(row)
     yield "notes", escape(row["notes"] or "", 1000)
     yield "published", _published(row)
@@ -218,6 +219,14 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "command", ", ".join(code(command) for command in row["command"] if command)
     yield "hardware", _environment(row, ("device", "processor", "cores"))
     yield "versions", _environment(row, _versions(row))
+
+
+def _early_stop(row: Row) -> str:
+    rule = row["early_stop"]
+    if rule is None:
+        return ""
+    what = f"once {escape(rule['metric'].replace('_', ' '))} is at least {text.score(rule['at'])}"
+    return f"{what} in {rule['times']} reports in a row, natively too"
 
 
 def _learning_rate(row: Row) -> str:

@@ -14,7 +14,7 @@ from matplotlib.transforms import blended_transform_factory
 from ..crossing import Crossing
 from .study import StudyReport
 from .style import GLOBAL, GREY, INK, LOCAL, PALE, log_axis, mark, new_figure, styled
-from .text import Row, metric, variant
+from .text import Row, metric, number, variant
 
 HEIGHT = 3.3  # inches
 LABEL_GAP = 0.085  # of the height, between labels at the right
@@ -73,14 +73,14 @@ def _draw_levels(report: StudyReport, axes: Axes) -> Iterator[tuple[float, str, 
         if sd is not None:
             axes.axhspan(mean - sd, mean + sd, color=PALE, linewidth=0, zorder=0)
         axes.axhline(mean, color=GREY, linewidth=1.0, zorder=1)
-        yield mean, f"baseline {mean:.3g}", GREY
+        yield mean, f"baseline {number(mean, 3)}", GREY
     local = report.estimate.threshold_local if report.estimate else None
     if local is not None:
         axes.axhline(local, color=LOCAL, linewidth=1.0, linestyle=(0, (5, 2)), zorder=1)
-        yield local, f"local {local:.3g}", LOCAL
+        yield local, f"local {number(local, 3)}", LOCAL
     if (level := report.reading.task.threshold_global) is not None:
         axes.axhline(level, color=GLOBAL, linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=1)
-        yield level, f"global {level:.3g}", GLOBAL
+        yield level, f"global {number(level, 3)}", GLOBAL
 
 
 def _draw_crossing(axes: Axes, crossing: Crossing | None, colour: str) -> None:

@@ -50,6 +50,7 @@ def _task(report: StudyReport) -> dict[str, Any]:
         "metric": report.reading.metric,
         "problem": call(definition["problem"]),
         "timeout_s": task.timeout_s,
+        "early_stop": definition.get("early_stop"),
         "search": task.search.model_dump(mode="json"),
         "notes": task.notes,
         "study": report.reading.study,

@@ -16,9 +16,15 @@ def count(value: int | None) -> str:
     return NONE if value is None else f"{value:,}"
 
 
+def number(value: float, digits: int) -> str:
+    """So many significant digits, but no power of ten for a large number: 190, not 1.9e+02."""
+    large = abs(value) >= 10**digits - 0.5
+    return f"{value:,.0f}" if large else f"{value:.{digits}g}"
+
+
 def score(value: float | None) -> str:
     """Four significant digits: more than seeds agree on."""
-    return NONE if value is None else f"{value:.4g}"
+    return NONE if value is None else number(value, 4)
 
 
 def duration(seconds: float) -> str:
@@ -48,7 +54,7 @@ def d_int90(row: Row, suffix: str = "") -> str:
         return f"≤ {count(searched(row)[0])}{interval}"
     if why is None:
         return NONE
-    return f"unfinished{_bracket(row, suffix)}"
+    return f"unfinished{_bracket(row, suffix)}{interval}"
 
 
 def _bracket(row: Row, suffix: str) -> str:
@@ -76,7 +82,7 @@ def has_number(row: Row) -> bool:
 def baseline(row: Row) -> str:
     if row["baseline_mean"] is None:
         return NONE
-    spread = "" if row["baseline_sd"] is None else f" ± {row['baseline_sd']:.2g}"
+    spread = "" if row["baseline_sd"] is None else f" ± {number(row['baseline_sd'], 2)}"
     return f"{score(row['baseline_mean'])}{spread} (n = {row['baseline_n']})"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from typing import Any
 
 from ..errors import BenchError
@@ -23,7 +24,7 @@ def list_tasks(arguments: argparse.Namespace) -> int:
     """
     registry = Registry(arguments.tasks)
     measured = _measured(arguments)
-    last = {row["study"]: d_int90_text(row) for row in measured}
+    last = {(row["study"], row["lr_rule"]): d_int90_text(row) for row in measured}
     _print_task("task", "paradigm", "network", "D", "data", "last d_int90 [95%]")
     for name in registry.names():
         try:
@@ -33,7 +34,8 @@ def list_tasks(arguments: argparse.Namespace) -> int:
             print(f"{name:28} unusable: {error}")
             continue
         network = task.network.entry_point.partition(":")[2]
-        _print_task(name, task.paradigm, network, size, data, last.get(study_identity(task), "-"))
+        found = last.get((study_identity(task), task.lr_rule), "-")
+        _print_task(name, task.paradigm, network, size, data, found)
     for row in measured:
         if row["task"] not in registry.names():
             network = row["network"].partition("(")[0].rpartition(".")[2]
@@ -60,11 +62,16 @@ def _measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Per study: trials by state, cost, what is known."""
+    """Per row of the report: its trials by state, cost, what is known."""
     with Store(arguments.store, read_only=True) as store:
-        for row in rows(store):
-            states = [result.state for result in store.results(row["study"])]
-            counts = ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states)))
+        measured = rows(store)
+        if not measured:
+            print(f"{arguments.store}: nothing measured yet")
+        for row in measured:
+            states = Counter(complete=row["n_trials"] - row["n_failed"])
+            for failure in row["failures"]:
+                states[failure["state"]] += failure["n"]
+            counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()) if n)
             settings = " ".join(row["settings"])
             print(f"{row['task']} {settings}".rstrip())
             print(f"  {counts or 'no trials yet'}; {row['compute_s']:.0f} s of training")
@@ -82,5 +89,7 @@ def show(arguments: argparse.Namespace) -> int:
     with Store(arguments.store, read_only=True) as store:
         for result in store.results(study_identity(task)):
             end = f"{result.score:.6g}" if result.score is not None else f"{result.reason}"
-            print(f"{result.identity[:12]}  {describe(result.request):32} {result.state:10} {end}")
+            rate = f"lr x{result.request.lr_scale:g}"  # trials of every lr rule are here
+            what = f"{describe(result.request):32} {rate:12} {result.state:10} {end}"
+            print(f"{result.identity[:12]}  {what}")
     return 0

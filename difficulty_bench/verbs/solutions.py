@@ -12,7 +12,7 @@ from ..play import check_encoder, play, steps_per_s, video
 from ..problem import EnvironmentProblem, Problem, interval
 from ..registry import Registry
 from ..seeds import Streams, content_hash
-from ..solution import Solution, load
+from ..solution import Solution, load, trusted_task
 from ..store import Store
 from ..study import choose_device
 from ..trial import Trial
@@ -33,9 +33,9 @@ def export(arguments: argparse.Namespace) -> int:
         study = store.study(result.study)
     if z is None:
         raise UsageError(f"trial {result.identity[:12]} is native or failed: it has no d numbers")
-    task = registry.get(study.task.name, study.settings)
+    task = trusted_task(registry, study.task.name, study.settings, str(arguments.store))
     values = torch.frombuffer(bytearray(z), dtype=torch.float32)
-    solution = Solution(Trial(task, result.request), tuple(study.settings), result.D, values)
+    solution = Solution(Trial(task, result.request), study.settings, result.D, values)
     if solution.trial.study != result.study:
         raise UsageError(f"'{task.name}' has another definition now than when this trial ran")
     solution.save(arguments.file)
