@@ -20,9 +20,10 @@ from .crossing import Array, Dims
 NATIVE = 0  # as in Request.d
 
 # One training at d costs 1 + d / COST_SCALE native ones. Step times on one CPU core: sparse 3.3 at
-# d = 10,000; stored dense 19 at 1,000 and 172 at 10,000; the O(D) families are flat. Times measured
-# in the study itself would make its course depend on the machine.
-COST_SCALE = {"dense": 58.0, "sparse": 4_300.0}
+# d = 10,000; stored dense 19 at 1,000 and 172 at 10,000, and implicit dense, which keeps P where it
+# is small, taken for as much; the O(D) families are flat. Times measured in the study itself would
+# make its course depend on the machine.
+COST_SCALE = {"dense": 58.0, "gaussian": 58.0, "rademacher": 58.0, "sparse": 4_300.0}
 
 
 def relative_cost(projection: str, d: Dims) -> Array:

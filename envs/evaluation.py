@@ -66,12 +66,13 @@ class GymnasiumProblem(EnvironmentProblem):
             inputs = self.prepare(torch.as_tensor(observations, device=device))
             return act(network, inputs, self.action_space)
 
-        num_envs = largest_divisor(self.eval_episodes, MAX_EVAL_ENVS)
+        each = -(-self.eval_episodes // MAX_EVAL_ENVS)
+        num_envs = -(-self.eval_episodes // each)
         was_training = network.training
         network.eval()
         envs = self.make_envs(num_envs, seed)
         try:
-            returns = episode_returns(envs, policy, self.eval_episodes // num_envs)
+            returns = episode_returns(envs, policy, self.eval_episodes)
         finally:
             envs.close()
             network.train(was_training)
@@ -79,21 +80,18 @@ class GymnasiumProblem(EnvironmentProblem):
 
 
 def episode_returns(
-    envs: gym.vector.VectorEnv, policy: Callable[[np.ndarray], np.ndarray], episodes_per_env: int
+    envs: gym.vector.VectorEnv, policy: Callable[[np.ndarray], np.ndarray], episodes: int
 ) -> list[float]:
-    """Returns of the first `episodes_per_env` episodes of every environment.
+    """Returns of `episodes` episodes, the first few of every environment.
 
-    A fixed number from each: taking the first episodes to finish, whichever environment they
-    come from, would prefer short ones.
+    How many from each is fixed beforehand: taking the first episodes to finish, whichever
+    environment they come from, would prefer short ones.
     """
+    each = -(-episodes // envs.num_envs)  # what is too many is left out of the last environments
     returns: list[list[float]] = [[] for _ in range(envs.num_envs)]
     observations, _ = envs.reset()
-    while min(map(len, returns)) < episodes_per_env:
+    while min(map(len, returns)) < each:
         observations, _, terminated, truncated, info = envs.step(policy(observations))
         for i in np.flatnonzero(terminated | truncated):
             returns[i].append(float(info["episode"]["r"][i]))
-    return [value for episodes in returns for value in episodes[:episodes_per_env]]
-
-
-def largest_divisor(number: int, limit: int) -> int:
-    return max(n for n in range(1, min(number, limit) + 1) if number % n == 0)
+    return [value for own in returns for value in own[:each]][:episodes]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from difficulty_bench.errors import ResourceError, UsageError
 from envs import control
-from envs.evaluation import episode_returns, largest_divisor
+from envs.evaluation import episode_returns
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,8 @@ def test_every_environment_gives_the_same_number_of_episodes() -> None:
     """Whichever end first: the short ones of one environment must not crowd out the others."""
     makers = [lambda: Fixed(1), lambda: Fixed(7)]
     envs = RecordEpisodeStatistics(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
-    assert episode_returns(envs, lambda x: np.full(2, 3), 3) == [1, 1, 1, 7, 7, 7]
+    assert episode_returns(envs, lambda x: np.full(2, 3), 6) == [1, 1, 1, 7, 7, 7]
+    assert episode_returns(envs, lambda x: np.full(2, 3), 5) == [1, 1, 1, 7, 7]
 
 
 def test_returns_are_those_of_single_environments_with_the_same_seeds() -> None:
@@ -184,7 +185,19 @@ def test_a_package_that_is_not_installed_is_named_with_the_mend(
         control.make(id="Humanoid-v5")
 
 
-def test_environments_are_stepped_in_equal_shares() -> None:
-    assert [largest_divisor(n, 100) for n in (1, 20, 100, 150, 1000, 101)] == [
-        *(1, 20, 100, 75, 100, 1)
-    ]
+@pytest.mark.parametrize(
+    ("episodes", "num_envs"), [(1, 1), (20, 20), (100, 100), (150, 75), (1000, 100), (101, 51)]
+)
+def test_any_number_of_episodes_is_played_side_by_side(
+    episodes: int, num_envs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = control.make(id="CartPole-v1", eval_episodes=episodes)
+    asked, make_envs = [], problem.make_envs
+
+    def noted(count: int, seed: int) -> gym.vector.VectorEnv:
+        asked.append(count)
+        return make_envs(count, seed)
+
+    monkeypatch.setattr(problem, "make_envs", noted)
+    assert problem.evaluate(Left(), split="test", seed=7, device=CPU).n == episodes
+    assert asked == [num_envs]

@@ -19,7 +19,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from difficulty_bench.cli import main
-from difficulty_bench.crossing import Crossing
+from difficulty_bench.crossing import UNFINISHED, Crossing
 from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.exchange import export, read
 from difficulty_bench.records import trial_identity
@@ -229,6 +229,7 @@ def test_whether_a_published_value_is_inside(
     crossing = Crossing(0.9, 280, low, high, None)
     assert inside(value, crossing) is verdict
     assert inside(value, None) is None
+    assert inside(value, replace(crossing, d_int90=None, censored=UNFINISHED)) is None
 
 
 def test_a_published_value_is_not_held_against_another_problem() -> None:

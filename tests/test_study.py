@@ -133,6 +133,16 @@ def test_a_user_grid_runs_exactly_its_dimensions(tmp_path: Path) -> None:
     assert sorted((e["d"], e["seed"]) for e in trials) == [(2, 0), (2, 1), (8, 0), (8, 1)]
 
 
+def test_one_task_without_a_number_leaves_the_next_ones_theirs(tmp_path: Path) -> None:
+    tasks = ["--task", "tiny-broken", "--task", "tiny", "--set", "search.max_trials=10"]
+    finished = bench("run", "--tasks", str(TINY), *tasks, "--json", cwd=tmp_path)
+    assert finished.returncode == 1
+    assert finished.stderr.splitlines()[-1].startswith("bench: tiny-broken: ")
+    broken, sound = json.loads(finished.stdout)
+    assert (broken["task"], broken["d_int90"]) == ("tiny-broken", None)
+    assert (sound["task"], sound["n_trials"]) == ("tiny", 10)
+
+
 def test_a_failed_trial_exits_with_1_and_stays_in_the_table(tmp_path: Path) -> None:
     finished = bench("run", "--tasks", str(TINY), "--task", "tiny-broken", "--json", cwd=tmp_path)
     assert finished.returncode == 1

@@ -153,8 +153,8 @@ def _reference(report: StudyReport) -> dict[str, Any]:
 
 
 def inside(value: int | None, crossing: Crossing | None) -> bool | None:
-    """Whether a value is in the 95% interval; None where the interval is too open to say."""
-    if value is None or crossing is None:
+    """Whether a value is in the 95% interval; None where it is unfinished or too open to say."""
+    if value is None or crossing is None or crossing.censored == UNFINISHED:
         return None
     low, high = crossing.ci_low, crossing.ci_high
     if (low is not None and value < low) or (high is not None and value > high):

@@ -15,7 +15,7 @@ from types import FrameType
 from ..checkpoint import checkpoint_folder
 from ..engine import Engine, make_engine
 from ..environment import usable_cores
-from ..errors import UsageError
+from ..errors import StudyError, UsageError
 from ..progress import Progress, describe
 from ..registry import AT, Registry, Task
 from ..report import row_text, rows
@@ -88,15 +88,21 @@ def _measure(
     )
     engine = make_engine(arguments.workers or usable_cores(), arguments.batch)
     tracker = None if arguments.wandb == "off" else Tracker(arguments.wandb, progress.warn)
-    reason: str | None = None
+    errors: list[StudyError] = []
+    complete = True
     with Store(arguments.store) as store:
         try:
             with _stopping(engine) as caught:
                 for one in prepared:
                     store.add_study(one.task, one.D, settings, one.metric)
                     listener = _Listener(progress, tracker)
-                    reason = run_study(one, store, engine, runtime, plan, listener)
+                    try:
+                        reason = run_study(one, store, engine, runtime, plan, listener)
+                    except StudyError as error:  # of this task; the next one may be sound
+                        errors.append(error)
+                        continue
                     if reason is None:
+                        complete = False
                         break
                     progress.note(f"{one.task.name}: done: {reason}")
         finally:
@@ -105,7 +111,7 @@ def _measure(
             if tracker is not None:
                 tracker.close()
         _print_rows(store, [one.task for one in prepared], as_json=arguments.json)
-    return _exit_code(reason is not None, caught, progress)
+    return _exit_code(complete, errors, caught, progress)
 
 
 def _print_rows(store: Store, tasks: Sequence[Task], *, as_json: bool) -> None:
@@ -119,7 +125,14 @@ def _print_rows(store: Store, tasks: Sequence[Task], *, as_json: bool) -> None:
             print(row_text(row))
 
 
-def _exit_code(complete: bool, caught: list[int], progress: Progress) -> int:
+def _exit_code(
+    complete: bool, errors: Sequence[StudyError], caught: list[int], progress: Progress
+) -> int:
+    """Raise the last of `errors` where the run went to its end."""
+    for error in errors[:-1] if complete else errors:
+        progress.warn(str(error))
+    if complete and errors:
+        raise errors[-1]
     if not complete:
         why = "interrupted" if caught else "out of --max-hours"
         progress.warn(f"{why}; the same command resumes: {command_line()}")
