@@ -140,7 +140,11 @@ def _add_task(verb: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="for --env: a template of tasks.yaml, ppo or dqn (default: ppo)",
     )
-    add("--projection", metavar="NAME", help="dense, sparse, fastfood or hashed")
+    add(
+        "--projection",
+        metavar="NAME",
+        help="hashed, fastfood, sparse, dense, gaussian or rademacher",
+    )
     add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
         help="override a field, e.g. agent.learning_rate=3e-4; repeatable")  # fmt: skip
 
