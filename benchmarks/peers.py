@@ -89,7 +89,7 @@ class SklearnGaussian(_Sklearn):
 
     @classmethod
     def cost(cls, D: int, d: int) -> Cost:
-        return Cost(12 * D * d, draw_s=30e-9 * D * d)  # drawn in float64, then copied
+        return Cost(12 * D * d, draw_s=45e-9 * D * d)  # drawn in float64, then copied
 
     def __init__(self, D: int, d: int, device: str) -> None:
         from sklearn.random_projection import GaussianRandomProjection
