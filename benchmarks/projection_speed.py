@@ -45,7 +45,7 @@ def cost(name: str, D: int, d: int, on_kernels: bool) -> Cost:
     if name == "sparse":
         return Cost(26 * d * D**0.5)  # numpy's temporaries beside the tensors
     if name in ("gaussian", "rademacher") and not on_kernels and 4 * D * d > KEEP_BYTES:
-        return Cost(product_s={"gaussian": 20e-9, "rademacher": 5e-9}[name] * D * d)
+        return Cost(product_s={"gaussian": 17e-9, "rademacher": 3e-9}[name] * D * d)
     return Cost()
 
 
