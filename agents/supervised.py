@@ -93,8 +93,11 @@ def train_together(
 
     Return for each trial why it ended, or None. Raise NotTogether for what needs single trials.
     """
-    if not isinstance(problem, SupervisedProblem) or optimizer == "lbfgs" or evaluate_every:
-        raise NotTogether("agents.supervised trains these one by one")
+    if not isinstance(problem, SupervisedProblem):
+        raise NotTogether("the problem has no data sets")
+    if optimizer == "lbfgs" or evaluate_every:
+        key = "agent.optimizer lbfgs" if optimizer == "lbfgs" else "agent.evaluate_every"
+        raise NotTogether(f"{key} is for single trials")
     supervised_together.refuse(networks)
     size = len(problem.training_pair(contexts[0].split)[0])
     total = epochs * math.ceil(size / min(batch_size or size, size))

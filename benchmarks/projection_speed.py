@@ -1,30 +1,33 @@
-"""Speed and memory of the projections alone: P z and P^T g against the copy bandwidth.
+"""Speed and memory of the projections alone: P z and P^T g against copy bandwidth and peers.
 
-    python benchmarks/projection_speed.py --device cuda        # writes reports/projection_speed.*
+    python benchmarks/projection_speed.py                      # writes reports/projection_speed.*
     python benchmarks/projection_speed.py --quick              # D up to 10^6, one core, minutes
+    python benchmarks/projection_speed.py --device cuda
 
 Every time is the median of repeated products, on a CPU the time of one thread, on a GPU that of
 the device between two events, once with each product launched by Python and once replayed from a
 CUDA graph, which shows what launching costs. The copy bandwidth of the same device is measured in
 the same run. A product must at least read its vector and P's tensors and write its result: those
-bytes over the time are its bandwidth. What memory or time does not allow is named, not left out.
+bytes over the time are its bandwidth. Public implementations (`peers.py`) run beside the family of
+their kind. What memory, time or a missing package does not allow is named, not left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import os
-import statistics
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import peers
 import torch
+from measuring import Clock, Peak, alone, memory_bytes
+from peers import PEERS, Cost, Peer
+from projection_page import Row, line, peer_line, write
 from step_cost import hardware
-from torch import Tensor
+from threadpoolctl import threadpool_limits
 
 from difficulty_bench import projection
 from difficulty_bench.projection import NAMES, Projection, kernels
@@ -32,103 +35,27 @@ from difficulty_bench.projection.implicit import KEEP_BYTES, Implicit
 
 SIZES = (40_000, 200_000, 1_000_000, 10_000_000)
 DIMENSIONS = (100, 1_000, 10_000)
-COPY_BYTES = 1 << 28  # more than the caches of a CPU core or a GPU hold
-GRAPH = 10  # products in a graph, so that its own launch is spread over several
-# Measured seconds an entry where torch draws it anew (see docs/projections.md); the gate only.
-DRAWING_S = {"gaussian": 20e-9, "rademacher": 5e-9}
-# Peak bytes while P is drawn, per entry stored: numpy's temporaries beside the tensors.
-DRAW_BYTES = {"dense": 4, "sparse": 26}
-
-Row = dict[str, Any]
+MOST_DRAWING = 10  # times what a product may take
 
 
-class Clock:
-    """Times products on one device."""
-
-    def __init__(self, device: str, seconds: float) -> None:
-        self.device, self.seconds = device, seconds
-        self.cuda = device == "cuda"
-
-    def time(self, product: Callable[[], Any]) -> float:
-        """Median seconds of a product, after one that prepares; at least 3, for `seconds` long."""
-        product()
-        times = [self._once(product)]
-        while len(times) < 3 or (sum(times) < self.seconds and len(times) < 200):
-            times.append(self._once(product))
-        return statistics.median(times)
-
-    def replayed(self, product: Callable[[], Tensor]) -> float | None:
-        """The same from a CUDA graph; None on a CPU."""
-        if not self.cuda:
-            return None
-        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        with torch.cuda.stream(side):
-            product()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph):
-            for _ in range(GRAPH):
-                product()
-        return self.time(graph.replay) / GRAPH
-
-    def _once(self, product: Callable[[], Any]) -> float:
-        if not self.cuda:
-            start = time.thread_time()
-            product()
-            return time.thread_time() - start
-        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        first.record()
-        product()
-        last.record()
-        last.synchronize()
-        return first.elapsed_time(last) / 1e3
-
-    def copy_bandwidth(self) -> float:
-        """Bytes read and written a second by a copy of `COPY_BYTES`."""
-        source = torch.ones(COPY_BYTES // 4, device=self.device)
-        target = torch.empty_like(source)
-        return 2 * COPY_BYTES / self.time(lambda: target.copy_(source))
+def cost(name: str, D: int, d: int, on_kernels: bool) -> Cost:
+    """Of our families; the figures an entry are measured (see docs/projections.md)."""
+    if name == "dense":
+        return Cost(4 * D * d, draw_s=10e-9 * D * d)  # numpy's Gaussians
+    if name == "sparse":
+        return Cost(26 * d * D**0.5)  # numpy's temporaries beside the tensors
+    if name in ("gaussian", "rademacher") and not on_kernels and 4 * D * d > KEEP_BYTES:
+        return Cost(product_s={"gaussian": 17e-9, "rademacher": 3e-9}[name] * D * d)
+    return Cost()
 
 
-class Peak:
-    """The most memory held at once since the start: of the process, or of the GPU's allocator."""
-
-    def __init__(self, device: str) -> None:
-        self.cuda = device == "cuda"
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts again from VmRSS
-        self.start = torch.cuda.memory_allocated() if self.cuda else self._status("VmRSS")
-
-    def bytes(self) -> int:
-        now = torch.cuda.max_memory_allocated() if self.cuda else self._status("VmHWM")
-        return now - self.start
-
-    @staticmethod
-    def _status(key: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key + ":"))
-
-
-def memory_bytes(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.get_device_properties(0).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def reason_to_skip(
-    name: str, D: int, d: int, on_kernels: bool, memory: int, most_s: float
-) -> str | None:
+def reason_to_skip(cost: Cost, memory: int, most_s: float) -> str | None:
     """Why a case is not measured, or None."""
-    entries = d * round(D**0.5) if name == "sparse" else D * d
-    if (needed := DRAW_BYTES.get(name, 0) * entries) > memory // 2:
-        return f"needs {needed / 1e9:.0f} GB"
-    if name == "dense" and D * d * 10e-9 > 10 * most_s:  # numpy draws 10^8 Gaussians a second
-        return f"drawing takes {D * d * 10e-9:.0f} s"
-    drawing = DRAWING_S.get(name, 0) * entries
-    if not on_kernels and 4 * entries > KEEP_BYTES and drawing > most_s:
-        return f"a product takes about {drawing:.0f} s"
-    return None
+    if cost.peak_bytes > memory // 2:
+        return f"needs {cost.peak_bytes / 1e9:.0f} GB"
+    if cost.draw_s > MOST_DRAWING * most_s:
+        return f"drawing takes {cost.draw_s:.0f} s"
+    return f"a product takes about {cost.product_s:.0f} s" if cost.product_s > most_s else None
 
 
 def least_bytes(P: Projection, on_kernels: bool) -> tuple[int, int]:
@@ -157,10 +84,15 @@ def measure(name: str, D: int, d: int, clock: Clock) -> Row:
     return {**row, "held_bytes": P.nbytes, "peak_bytes": peak.bytes()}
 
 
-def alone(function: Callable[..., Row], *args: Any) -> Row:
-    """In a process of its own, where no memory that an earlier case freed hides the peak."""
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        return pool.apply(function, args)
+def measure_peer(kind: type[Peer], D: int, d: int, clock: Clock) -> Row:
+    """The same of a peer; numpy's BLAS on one thread, whose time is the only one that counts."""
+    peak = Peak(clock.device)
+    with threadpool_limits(1):
+        P = kind(D, d, clock.device)
+        z, g = torch.randn(d, device=clock.device), torch.randn(D, device=clock.device)
+        up = None if P.project(z) is None else clock.time(lambda: P.project(z))
+        down = clock.time(lambda: P.project_transposed(g))
+    return {"up_s": up, "down_s": down, "held_bytes": P.nbytes, "peak_bytes": peak.bytes()}
 
 
 def cases(options: argparse.Namespace) -> Iterator[tuple[int, int, str, str]]:
@@ -183,70 +115,24 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
         kernels.enabled = installed and code == "triton"
         row: Row = {"D": D, "d": d, "projection": name, "code": code}
         row["stored_limit_s"] = 4 * D * d / bandwidth
-        row["skipped"] = reason_to_skip(name, D, d, code == "triton", memory, options.most)
-        if row["skipped"] is None:
-            row |= (
-                alone(measure, name, D, d, clock) if not clock.cuda else measure(name, D, d, clock)
-            )
-        yield row
+        why = reason_to_skip(cost(name, D, d, code == "triton"), memory, options.most)
+        yield row | measured(why, measure, name, D, d, clock)
+        for kind in (kind for kind in PEERS if kind.family == name and code == "torch"):
+            row = {"D": D, "d": d, "projection": name, "peer": kind.title, "lengths": kind.lengths}
+            why = kind.lack(clock.device) or reason_to_skip(kind.cost(D, d), memory, options.most)
+            yield row | measured(why, measure_peer, kind, D, d, clock)
     kernels.enabled = installed
 
 
-COLUMNS = (
-    "| D | d | projection | code | P z ms | of copy | P^T g ms | of copy | held MB | peak MB "
-    "| stored P at copy bandwidth, ms |"
-)
-
-
-def line(row: Row, bandwidth: float) -> str:
-    """One row of the table; on a GPU the times of the graph in brackets."""
-    head = f"| {row['D']:,} | {row['d']:,} | {row['projection']} | {row['code']} "
-    limit = f"{1e3 * row['stored_limit_s']:.3g} |"
-    if row["skipped"]:
-        return f"{head}| {row['skipped']} | | | | | | {limit}"
-    cells = []
-    for key in ("up", "down"):
-        eager, graph = row[f"{key}_s"], row[f"{key}_graph_s"]
-        times = f"{1e3 * eager:.3g}" + ("" if graph is None else f" ({1e3 * graph:.3g})")
-        share = row[f"{key}_bytes"] / (eager if graph is None else graph) / bandwidth
-        cells += [times, f"{share:.0%}"]
-    cells += [f"{row[key] / 1e6:.1f}" for key in ("held_bytes", "peak_bytes")]
-    return f"{head}| {' | '.join(cells)} | {limit}"
-
-
-def markdown(about: Row, table: list[Row]) -> str:
-    machine, bandwidth = about["hardware"], about["copy_bytes_per_s"]
-    where = machine["gpu"] if about["device"] == "cuda" else f"one core of {machine['cpu']}"
-    return "\n".join(
-        [
-            "# Speed of the projections",
-            "",
-            f"`{about['command']}` on {where}: Python {machine['python']}, torch "
-            f"{machine['torch']}, numpy {machine['numpy']}, triton {machine['triton']}; load "
-            f"{about['load']:.1f} on {os.cpu_count()} cores at the start. Copy bandwidth (read and "
-            f"write) {bandwidth / 1e9:.1f} GB/s.",
-            "",
-            "Medians; in brackets from a CUDA graph. *Of copy*: the bytes that the product must "
-            "read and write / its time / the copy bandwidth (above 100% where a cache holds "
-            "them; next to nothing for `gaussian` and `rademacher` where they draw P and read "
-            "none). *Held*: what P keeps; *peak*: the most held at once, drawing P and both "
-            "products included, and on a CPU some 20 MB of the process itself. *Stored P*: the "
-            "time to read a dense P once. What a skipped product would take is an estimate.",
-            "",
-            COLUMNS,
-            "|---:|---:|---|---|" + "---:|" * 7,
-            *(line(row, bandwidth) for row in table),
-            "",
-        ]
-    )
-
-
-def write(about: Row, table: list[Row], out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "projection_speed.json").write_text(
-        json.dumps({"about": about, "rows": table}, indent=1) + "\n"
-    )
-    (out / "projection_speed.md").write_text(markdown(about, table))
+def measured(why: str | None, measure: Callable[..., Row], *case: Any) -> Row:
+    """What `measure` finds, unless there is a reason `why` not to, or the memory ends."""
+    if why is not None:
+        return {"skipped": why}
+    on_gpu = case[-1].cuda
+    try:
+        return {"skipped": None} | (measure(*case) if on_gpu else alone(measure, *case))
+    except (MemoryError, BrokenProcessPool, torch.OutOfMemoryError):
+        return {"skipped": "ran out of memory, or its process died"}
 
 
 def versions(device: str) -> dict[str, str]:
@@ -286,13 +172,15 @@ def main() -> int:
         + (" --quick" if options.quick else ""),
         "device": options.device,
         "hardware": versions(options.device),
+        "peers": peers.versions(),
         "load": os.getloadavg()[0],
         **next(found),
     }
-    table = []
+    table = list[Row]()
     for row in found:
         table.append(row)
-        print(line(row, about["copy_bytes_per_s"]), flush=True)
+        text = peer_line(row, table) if "peer" in row else line(row, about["copy_bytes_per_s"])
+        print(text, flush=True)
     write(about, table, options.out)
     return 0
 

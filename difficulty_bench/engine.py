@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 import time
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -65,11 +66,13 @@ class InlineEngine(Engine):
 class BatchEngine(Engine):
     """Up to `size` trials of a round in one program, in this process and on one device.
 
-    A group that does not fit the memory is halved, and so is every later one.
+    A group that does not fit the memory is halved, and so is every later one. `warn` hears of
+    it, and why trials of a group trained one by one, once in the same words.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, size: int, warn: Callable[[str], None] = warnings.warn) -> None:
+        self._size, self._warn = size, warn
+        self._said: set[str] = set()
         self._stop = threading.Event()
 
     def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
@@ -80,12 +83,19 @@ class BatchEngine(Engine):
                 raise Interrupted("stopped")
             group = waiting.pop(0)
             try:
-                results = run_together(group, runtime)
+                results = run_together(group, runtime, self._say)
             except MemoryError:
                 self._size = max(1, len(group) // 2)
+                name, unfit = group[0].task.name, f"{len(group)} trials do not fit the memory"
+                self._say(f"{name}: {unfit}; at most {self._size} train together from here on")
                 waiting = groups([t for g in (group, *waiting) for t in g], self._size)
                 continue
             yield from results
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._warn(text)
 
     def stop(self) -> None:
         self._stop.set()
@@ -210,8 +220,8 @@ def _result_of(future: Future[TrialResult | None]) -> TrialResult | None:
     return None if future.cancelled() else future.result()
 
 
-def make_engine(workers: int, batch: int | None = None) -> Engine:
+def make_engine(workers: int, batch: int | None, warn: Callable[[str], None]) -> Engine:
     """`batch` trials in one program, else `workers` processes of one trial each."""
     if batch is not None:
-        return BatchEngine(batch)
+        return BatchEngine(batch, warn)
     return InlineEngine() if workers == 1 else ProcessEngine(workers)

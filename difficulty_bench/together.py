@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 from .context import Diverged, Interrupted, TimedOut
 from .errors import BenchError
 from .problem import Problem
 from .results import TrialResult
-from .trial import Runtime, Training, Trial, run_trial
+from .trial import Runtime, Training, Trial, described, run_trial
 
 # problem, networks, contexts -> for each trial why it ended early, or None
 Together = Callable[..., Sequence[Diverged | TimedOut | None]]
+LACK_OF_MEMORY = "out of memory", "can't allocate memory"  # torch's words on CUDA, on a CPU
 
 
 class NotTogether(Exception):
@@ -26,35 +28,47 @@ def groups(trials: Sequence[Trial], size: int) -> list[list[Trial]]:
     return [kind[i : i + size] for kind in kinds.values() for i in range(0, len(kind), size)]
 
 
-def companion(trial: Trial) -> Together | None:
-    """How the trial's agent trains several at once; None where it cannot.
+def companion(trial: Trial) -> Together:
+    """How the trial's agent trains several at once. Raise NotTogether where it cannot."""
+    if trial.task.early_stop is not None:
+        raise NotTogether("early_stop ends single trials")
+    if (together := trial.task.agent.together()) is None:
+        raise NotTogether(f"agent '{trial.task.agent.entry_point}' trains no trials together")
+    return together
 
-    A rule that ends single trials early needs them trained one by one.
-    """
-    return None if trial.task.early_stop is not None else trial.task.agent.together()
 
-
-def run_together(trials: Sequence[Trial], runtime: Runtime) -> list[TrialResult]:
+def run_together(
+    trials: Sequence[Trial], runtime: Runtime, warn: Callable[[str], None] = warnings.warn
+) -> list[TrialResult]:
     """One result a trial, within rounding those of `run_trial`, in the order given.
 
-    A group leaves no checkpoint. Trials train one by one where the agent has no companion, where
-    it raises NotTogether, and where the group fails for a reason that may be a single trial's.
+    A group leaves no checkpoint. Trials train one by one, and `warn` hears why, where the agent
+    raises NotTogether and where the group fails for a reason that may be a single trial's.
+    Raise MemoryError for a group that the device's memory does not hold.
     """
+    if len(trials) > 1:
+        try:
+            return _in_one_program(trials, runtime)
+        except (BenchError, Interrupted):
+            raise
+        except NotTogether as error:
+            reason = str(error)
+        except Exception as error:
+            if isinstance(error, MemoryError) or any(
+                words in str(error).lower() for words in LACK_OF_MEMORY
+            ):
+                raise MemoryError(str(error)) from None
+            reason = "training together failed: " + " ".join(described(error).split())
+        warn(f"{trials[0].task.name}: trials train one by one: {reason}")
+    return [run_trial(trial, runtime) for trial in trials]
+
+
+def _in_one_program(trials: Sequence[Trial], runtime: Runtime) -> list[TrialResult]:
     together = companion(trials[0])
-    if together is None or len(trials) == 1:
-        return [run_trial(trial, runtime) for trial in trials]
     problem: Problem = trials[0].task.problem()
     trainings = [Training(trial, runtime, problem) for trial in trials]
     networks = [training.network for training in trainings]
-    contexts = [training.context for training in trainings]
-    try:
-        ends = together(problem, networks, contexts)
-    except (BenchError, Interrupted):
-        raise
-    except Exception as error:
-        if "out of memory" in str(error).lower():
-            raise MemoryError(str(error)) from None
-        return [run_trial(trial, runtime) for trial in trials]
+    ends = together(problem, networks, [training.context for training in trainings])
     pairs = zip(trainings, ends, strict=True)
     return [training.result(_raising(end), share=len(trials)) for training, end in pairs]
 

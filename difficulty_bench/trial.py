@@ -114,9 +114,7 @@ class Training:
         except (BenchError, Interrupted):
             raise
         except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{Path(frame.filename).name}:{frame.lineno}"
-            state, reason = "failed", f"{type(error).__name__}: {error} ({place})"
+            state, reason = "failed", described(error)
         self.context.discard_checkpoint()
         return self._result(state, reason, evaluation, share)
 
@@ -161,6 +159,12 @@ def _train(training: Training) -> None:
     except EarlyStop:
         return
     training.context.check_early_stop()
+
+
+def described(error: Exception) -> str:
+    """`RuntimeError: what it says (file.py:12)`, the place where it was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
 
 
 def failed_result(trial: Trial, runtime: Runtime, reason: str) -> TrialResult:

@@ -15,6 +15,7 @@ from agents import supervised
 from difficulty_bench import together
 from difficulty_bench.context import Interrupted
 from difficulty_bench.engine import BatchEngine
+from difficulty_bench.errors import UsageError
 from difficulty_bench.projection import FAMILIES, Identity, Projection, Stacked, make
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request, TrialResult
@@ -112,18 +113,28 @@ def test_a_trial_that_diverges_leaves_the_others_alone(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "reason"),
     [
-        ("agent.optimizer=lbfgs", "agent.batch_size=null"),
-        ("agent.evaluate_every=1",),
-        ("early_stop.metric=train_loss", "early_stop.at=0", "early_stop.times=1"),
-        ("network.entry_point=tests.test_together:normalised",),
+        (
+            ("agent.optimizer=lbfgs", "agent.batch_size=null"),
+            "agent.optimizer lbfgs is for single trials",
+        ),
+        (("agent.evaluate_every=1",), "agent.evaluate_every is for single trials"),
+        (
+            ("early_stop.metric=train_loss", "early_stop.at=0", "early_stop.times=1"),
+            "early_stop ends single trials",
+        ),
+        (("network.entry_point=tests.test_together:normalised",), "the network has buffers"),
     ],
     ids=["lbfgs", "evaluations", "early stop", "batch norm"],
 )
-def test_what_cannot_share_a_program_trains_one_by_one(settings: tuple[str, ...]) -> None:
+def test_what_cannot_share_a_program_trains_one_by_one(
+    settings: tuple[str, ...], reason: str
+) -> None:
     of = task(*settings)
-    found = together.run_together(trials(of), Runtime())
+    said: list[str] = []
+    found = together.run_together(trials(of), Runtime(), said.append)
+    assert said == [f"tiny: trials train one by one: {reason}"]
     for one, trial in zip(found, trials(of), strict=True):
         alone = run_trial(trial, Runtime())
         assert (one.score, one.z, one.steps) == (alone.score, alone.z, alone.steps)
@@ -135,9 +146,37 @@ def normalised(input_shape: tuple[int, ...], output_size: int) -> nn.Module:
 
 def test_an_error_of_one_trial_is_that_trials_alone() -> None:
     of = TASKS.get("tiny-broken")
-    found = together.run_together(trials(of), Runtime())
+    with pytest.warns(UserWarning, match="'tests.tiny:misbehave' trains no trials together"):
+        found = together.run_together(trials(of), Runtime())
     assert {result.reason for result in found} == {found[0].reason}
     assert "the learner broke" in (found[0].reason or "")
+
+
+def test_a_fault_in_the_common_program_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **parameters: object) -> None:
+        raise ValueError("shapes differ:\n (2, 3) and (3, 2)")
+
+    monkeypatch.setattr(supervised, "train_together", broken)
+    said: list[str] = []
+    found = list(BatchEngine(2, said.append).run(trials(task()), Runtime()))
+    assert [text[: text.index(".py:")] for text in said] == [
+        "tiny: trials train one by one: training together failed: "
+        "ValueError: shapes differ: (2, 3) and (3, 2) (test_together"
+    ]
+    assert [result.state for result in found] == ["complete"] * 5
+
+
+@pytest.mark.parametrize("error", [UsageError("no such key"), Interrupted("stopped")])
+def test_what_stops_a_study_is_no_reason_to_train_one_by_one(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object, **parameters: object) -> None:
+        raise error
+
+    monkeypatch.setattr(supervised, "train_together", stop)
+    monkeypatch.setattr(together, "run_trial", None)
+    with pytest.raises(type(error), match=str(error)):
+        together.run_together(trials(task()), Runtime())
 
 
 def test_groups_share_study_and_split() -> None:
@@ -150,19 +189,32 @@ def test_groups_share_study_and_split() -> None:
         assert len({(trial.study, trial.request.role == "pilot") for trial in group}) == 1
 
 
-def test_a_group_too_large_for_the_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        MemoryError("Unable to allocate 1 GiB for an array"),
+    ],
+    ids=["cuda", "torch on a cpu", "numpy"],
+)
+def test_a_group_too_large_for_the_memory_is_halved(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes: list[int] = []
     real = supervised.train_together
 
     def limited(problem: object, networks: Sequence[nn.Module], *rest: object, **more: object):  # type: ignore[no-untyped-def]
         sizes.append(len(networks))
         if len(networks) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+            raise error
         return real(problem, networks, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(supervised, "train_together", limited)
-    found = list(BatchEngine(8).run(trials(task()), Runtime()))
+    said: list[str] = []
+    found = list(BatchEngine(8, said.append).run(trials(task()), Runtime()))
     assert sizes == [5, 2, 2]  # the last one trains alone
+    assert said == ["tiny: 5 trials do not fit the memory; at most 2 train together from here on"]
     assert [result.request for result in found] == REQUESTS
 
 

@@ -51,5 +51,5 @@ def _refuse_unless_fits(nbytes: int) -> None:
     if nbytes > memory // 2:
         raise ResourceError(
             f"projection 'dense' needs {nbytes / 1e9:.1f} GB of {memory / 1e9:.1f} GB: "
-            "use 'hashed', 'fastfood' or 'sparse'"
+            "use 'hashed', 'fastfood' or 'sparse', or 'gaussian', which is dense but not stored"
         )

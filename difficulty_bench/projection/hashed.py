@@ -40,7 +40,7 @@ class Hashed(Projection):
 
     @classmethod
     def of(cls, slot: Tensor, scale: Tensor) -> Hashed:
-        """The projection with this table of slots (D,) and these lengths (d,), for any purpose."""
+        """P of these slots (D,) and scales (d,): from no seed, so its identity says nothing."""
         made = cls.__new__(cls)
         Projection.__init__(made, len(slot), len(scale), seed=0)
         made.slot, made.scale = slot, scale

@@ -14,22 +14,23 @@ from . import kernels, philox
 from .base import Projection, linear
 
 KEEP_BYTES = 1 << 28  # 256 MiB: a P up to this size is drawn once and kept where torch multiplies
-_TILE = 1 << 18  # entries drawn at once: smaller tiles spend more in torch than in arithmetic
+# Entries drawn at once: smaller tiles spend more in torch than in arithmetic, larger ones leave the
+# caches (an entry of gaussian takes 18, 16 and 18 ns at 2^18, 2^19 and 2^20).
+_TILE = 1 << 19
 
 
 class Implicit(Projection):
     """Independent entries, a function of (seed, row, column), each column divided by its length.
 
-    Entry (i, j) comes from Philox 4x32-10 with the seed as key and (i // rows per counter, j, d, D)
-    as counter, so P needs no memory but its d column lengths. Both products take O(D d) time.
-    torch's products keep up to `KEEP_BYTES` of entries and draw larger P tile by tile each time;
-    on a GPU one kernel draws and multiplies, and nothing is ever kept.
+    Entry (i, j) comes from Philox 4x32-10 with the seed as key and (i // r, j, d, D) as counter,
+    which serves r rows of a column: P needs no memory but its d column lengths. Both products
+    take O(D d) time. torch's keep up to `KEEP_BYTES` of entries and draw larger P tile by tile
+    each time; on a GPU one kernel draws and multiplies, and nothing is ever kept.
 
     Raises UsageError for D or seeds too large for the kernels' int32 rows and Philox's key.
     """
 
-    rows_per_counter: int
-    signs: bool
+    signs: bool  # entries are random signs, else standard Gaussian
 
     def __init__(self, D: int, d: int, seed: int) -> None:
         super().__init__(D, d, seed)
@@ -38,10 +39,6 @@ class Implicit(Projection):
         self.scale = torch.ones(self.d)  # (d,): 1 / column length, once a product has needed it
         self.measured = False
         self.columns: Tensor | None = None  # (d, D): entries before scaling, where they are kept
-
-    @abstractmethod
-    def draw(self, words: Tensor) -> Tensor:
-        """Entries of variance 1: int64 words (..., 4) -> float32 (..., rows_per_counter)."""
 
     @abstractmethod
     def lengths(self, x: Tensor) -> Tensor:
@@ -104,7 +101,8 @@ class Implicit(Projection):
 
     def tiles(self, device: torch.device) -> Iterator[tuple[slice, slice, Tensor]]:
         """All of P before scaling, as (rows, columns, entries (columns, rows) in float32)."""
-        per = self.rows_per_counter
+        per = philox.SIGNS if self.signs else philox.NORMALS  # rows of a counter
+        draw = philox.signs if self.signs else philox.normals
         high = min(-(-self.D // per) * per, _TILE // per * per)  # rows of a tile, whole counters
         wide = max(1, _TILE // high)  # columns of a tile
         for j in range(0, self.d, wide):
@@ -113,7 +111,7 @@ class Implicit(Projection):
                 stop = min(i + high, self.D)
                 groups = torch.arange(i // per, -(-stop // per), device=device)
                 bits = philox.words(self.seed, (self.D, self.d), groups, columns)  # (C, G, 4)
-                entries = self.draw(bits).flatten(1)[:, : stop - i]
+                entries = draw(bits).flatten(1)[:, : stop - i]
                 yield slice(i, stop), slice(j, j + len(columns)), entries
 
 
@@ -124,11 +122,7 @@ class Gaussian(Implicit):
     """
 
     name = "gaussian"
-    rows_per_counter = philox.NORMALS
     signs = False
-
-    def draw(self, words: Tensor) -> Tensor:
-        return philox.normals(words)
 
     def lengths(self, x: Tensor) -> Tensor:
         if kernels.apply_to(x):
@@ -145,11 +139,7 @@ class Rademacher(Implicit):
     """Entries +-1/sqrt(D) with probability 1/2 each (Achlioptas 2003): 128 to a Philox call."""
 
     name = "rademacher"
-    rows_per_counter = philox.SIGNS
     signs = True
-
-    def draw(self, words: Tensor) -> Tensor:
-        return philox.signs(words)
 
     def lengths(self, x: Tensor) -> Tensor:
         return torch.full((self.d,), self.D**0.5, dtype=torch.float64, device=x.device)

@@ -40,8 +40,9 @@ def words(key: int, shape: tuple[int, int], groups: Tensor, columns: Tensor) -> 
     groups (G,) and columns (C,) are int64; the result (C, G, 4) is too, entries below 2^32.
     """
     D, d = shape
-    one = torch.zeros(len(columns), len(groups), dtype=torch.int64, device=groups.device)  # (C, G)
-    return torch.stack(philox4x32((one + groups, one + columns[:, None], one + d, one + D), key), 2)
+    zero = torch.zeros(len(columns), len(groups), dtype=torch.int64, device=groups.device)  # (C, G)
+    counter = zero + groups, zero + columns[:, None], zero + d, zero + D
+    return torch.stack(philox4x32(counter, key), 2)
 
 
 def normals(bits: Tensor) -> Tensor:

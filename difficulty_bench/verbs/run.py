@@ -86,7 +86,7 @@ def _measure(
         checkpoint_dir=checkpoint_folder(arguments.store),
         command=recorded(command_line()),
     )
-    engine = make_engine(arguments.workers or usable_cores(), arguments.batch)
+    engine = make_engine(arguments.workers or usable_cores(), arguments.batch, progress.warn)
     tracker = None if arguments.wandb == "off" else Tracker(arguments.wandb, progress.warn)
     errors: list[StudyError] = []
     complete = True

@@ -10,9 +10,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
-OPTIONS = {
-    "enable_fp_fusion": True
-}  # a * b + c in one rounding: Triton 3.10 turns it off otherwise
+# a * b + c in one rounding: Triton 3.10 turns it off otherwise.
+OPTIONS = {"enable_fp_fusion": True}
 enabled = importlib.util.find_spec("triton") is not None
 
 

@@ -1,0 +1,107 @@
+"""Time and memory of one product, on a CPU core or on a GPU."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COPY_BYTES = 1 << 28  # more than the caches of a CPU core or a GPU hold
+GRAPH = 10  # products in a graph, so that its own launch is spread over several
+SLOW_S = 5.0  # a product as slow as this varies less than the patience for three more
+
+
+class Clock:
+    """Times products on one device: a CPU thread's own time, or a GPU's between two events."""
+
+    def __init__(self, device: str, seconds: float) -> None:
+        self.device, self.seconds = device, seconds
+        self.cuda = device == "cuda"
+
+    def time(self, product: Callable[[], Any]) -> float:
+        """Median seconds of a product, after one that prepares: for `seconds` long, at least 3.
+
+        One that takes `SLOW_S` or more is measured once.
+        """
+        product()
+        times = [self._once(product)]
+        if times[0] >= SLOW_S:
+            return times[0]
+        while len(times) < 3 or (sum(times) < self.seconds and len(times) < 200):
+            times.append(self._once(product))
+        return statistics.median(times)
+
+    def replayed(self, product: Callable[[], Tensor]) -> float | None:
+        """The same from a CUDA graph; None on a CPU."""
+        if not self.cuda:
+            return None
+        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            product()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            for _ in range(GRAPH):
+                product()
+        return self.time(graph.replay) / GRAPH
+
+    def _once(self, product: Callable[[], Any]) -> float:
+        if not self.cuda:
+            start = time.thread_time()
+            product()
+            return time.thread_time() - start
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        product()
+        last.record()
+        last.synchronize()
+        return first.elapsed_time(last) / 1e3
+
+    def copy_bandwidth(self) -> float:
+        """Bytes read and written a second by a copy of `COPY_BYTES`."""
+        source = torch.ones(COPY_BYTES // 4, device=self.device)
+        target = torch.empty_like(source)
+        return 2 * COPY_BYTES / self.time(lambda: target.copy_(source))
+
+
+class Peak:
+    """The most memory held at once since the start: of the process, or of the GPU's allocator."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device == "cuda"
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts again from VmRSS
+        self.start = torch.cuda.memory_allocated() if self.cuda else self._status("VmRSS")
+
+    def bytes(self) -> int:
+        now = torch.cuda.max_memory_allocated() if self.cuda else self._status("VmHWM")
+        return now - self.start
+
+    @staticmethod
+    def _status(key: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key + ":"))
+
+
+def memory_bytes(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def alone(function: Callable[..., Any], *args: Any) -> Any:
+    """In a process of its own, where no memory that an earlier case freed hides the peak.
+
+    Raise BrokenProcessPool where the system ended it.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        return pool.submit(function, *args).result()
