@@ -138,9 +138,9 @@ def test_one_task_without_a_number_leaves_the_next_ones_theirs(tmp_path: Path) -
     finished = bench("run", "--tasks", str(TINY), *tasks, "--json", cwd=tmp_path)
     assert finished.returncode == 1
     assert finished.stderr.splitlines()[-1].startswith("bench: tiny-broken: ")
-    broken, sound = json.loads(finished.stdout)
-    assert (broken["task"], broken["d_int90"]) == ("tiny-broken", None)
-    assert (sound["task"], sound["n_trials"]) == ("tiny", 10)
+    found = {row["task"]: row for row in json.loads(finished.stdout)}
+    assert found["tiny-broken"]["error"]
+    assert (found["tiny"]["error"], found["tiny"]["n_trials"]) == (None, 10)
 
 
 def test_a_failed_trial_exits_with_1_and_stays_in_the_table(tmp_path: Path) -> None:
