@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,15 @@ from pydantic_core import ErrorDetails
 
 from .entry_point import EntryPoint
 from .errors import UsageError, did_you_mean
-from .yaml_lines import Document, KeyPath, assign, load_yaml, merge
+from .yaml_lines import (
+    ENTRY_POINT,
+    Document,
+    KeyPath,
+    assign,
+    load_yaml,
+    merge,
+    sets_entry_point,
+)
 
 LrRule = Literal["paper", "matched", "tuned"]
 AT = "@"  # `ppo@CartPole-v1`: the template `ppo@`, and what it derives a task for
@@ -151,6 +159,11 @@ class Registry:
         """What may stand before the `@`."""
         return [name.removesuffix(AT) for name in self._documents if name.endswith(AT)]
 
+    def entry_points(self) -> set[str]:
+        """All that the files name, of whatever task."""
+        documents = [document.data for document in self._documents.values()]
+        return {value for data in documents for value in _entry_points(data)}
+
     def registered(self) -> list[Task]:
         """Every task of `names` as it is written; no entry point is checked, so none imported."""
         return [_validate(self._flatten(name), name) for name in self.names()]
@@ -163,7 +176,7 @@ class Registry:
         or a wrong value; ResourceError where SUBJECT needs a package that is not installed.
         """
         document = self._document(name)
-        for setting in settings:
+        for setting in sorted(settings, key=lambda s: not sets_entry_point(s)):  # before its keys
             assign(document, (name,), setting)
         task = _validate(document, name)
         for key in ("problem", "network", "agent"):
@@ -219,6 +232,13 @@ class Registry:
             f"{source.where((seen[-1], 'extends'))}: {seen[-1]}.extends: no task '{parent}' to "
             f"extend{did_you_mean(parent, self._documents)}"
         )
+
+
+def _entry_points(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from (str(item) for key, item in value.items() if key == ENTRY_POINT)
+        for item in value.values():
+            yield from _entry_points(item)
 
 
 def _validate(document: Document, name: str) -> Task:

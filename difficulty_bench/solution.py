@@ -25,7 +25,7 @@ from .errors import UsageError
 from .registry import Registry, Task
 from .results import Request
 from .trial import Trial, build_network
-from .yaml_lines import parse_scalar
+from .yaml_lines import ENTRY_POINT, parse_scalar, sets_entry_point
 
 FORMAT = 1
 
@@ -40,19 +40,23 @@ class Solution:
     z: Tensor
 
     def network(self) -> nn.Module:
-        """The trained network, rebuilt: theta_0 + P z."""
+        """The trained network, rebuilt: theta_0 + P z. Raise UsageError where D cannot be its."""
         task, streams = self.trial.task, self.trial.streams
         network = build_network(task, task.problem(), streams.theta_0)
+        theta = parameters_to_vector(network.parameters()).detach()
+        # A critic trained in the same subspace, at most as large, comes after the policy.
+        if not theta.numel() <= self.D <= 2 * theta.numel():
+            raise UsageError(
+                f"the solution has D = {self.D:,} and the network of '{task.name}' "
+                f"{theta.numel():,} parameters; export the trial anew"
+            )
         P = projection.make(task.projection, self.D, self.trial.request.d, streams.projection)
-        theta = parameters_to_vector(network.parameters()).detach()  # (D,)
-        # A critic trained in the same subspace comes after the policy, and is not needed here.
         theta = theta + P.project(self.z)[: theta.numel()]
         vector_to_parameters(theta, network.parameters())
         return network
 
     def save(self, path: Path) -> None:
-        """Write the file. Raise UsageError where it would not load again, or cannot be written."""
-        check_settings(self.settings, str(path))
+        """Raise UsageError for a path that cannot be written."""
         z = self.z.numpy().astype("<f4").tobytes()
         content = {
             "format": FORMAT,
@@ -105,21 +109,27 @@ def _parse(content: dict[str, Any], path: Path, registry: Registry) -> Solution:
 def trusted_task(registry: Registry, name: str, settings: tuple[str, ...], source: str) -> Task:
     """The task `name` with `settings`, both from `source`, a file or store of unknown origin.
 
-    Raise UsageError for what would let it choose code: an entry point or a package.
+    Raise UsageError for what would let it choose code: a package, or an entry point that the
+    registry does not name itself.
     """
-    check_settings(settings, source)
+    _check_settings(settings, source, registry.entry_points())
     if name not in registry.names() and ":" in name:
         raise _package(source)
     return registry.get(name, settings)
 
 
-def check_settings(settings: tuple[str, ...], source: str) -> None:
-    """Raise UsageError, naming `source`, where a setting names an entry point or a package."""
+def _check_settings(settings: tuple[str, ...], source: str, known: set[str]) -> None:
     for setting in settings:
-        key, _, value = setting.partition("=")
-        words = [key, *_words(parse_scalar(value))]  # as parsed: YAML can escape any letter
-        if any("entry_point" in word for word in words):
-            raise UsageError(f"{source}: settings: a solution may not name an entry point")
+        key, _, text = setting.partition("=")
+        value = parse_scalar(text)  # YAML can escape any letter
+        if sets_entry_point(setting) and isinstance(value, str) and value in known:
+            continue
+        words = [key, *_words(value)]
+        if any(ENTRY_POINT in word for word in words):
+            raise UsageError(
+                f"{source}: settings: a solution may not name an entry point that no task of the "
+                "registry has; put its task into a file of yours and give --tasks FILE"
+            )
         if any(":" in word for word in words):
             raise _package(source)
 

@@ -18,6 +18,7 @@ from .errors import UsageError
 
 KeyPath = tuple[str | int, ...]
 Marks = dict[KeyPath, str]
+ENTRY_POINT = "entry_point"
 
 
 class _Yaml12Loader(yaml.SafeLoader):
@@ -113,7 +114,10 @@ def parse_scalar(text: str) -> Any:
 
 
 def assign(document: Document, root: KeyPath, setting: str) -> None:
-    """Apply `key.key=value` below `root`, leaving `--set ...` as the place of the key."""
+    """Apply `key.key=value` below `root`, leaving `--set ...` as the place of the key.
+
+    Another `entry_point` drops the keys beside it, which are another function's (see `merge`).
+    """
     name, equals, text = setting.partition("=")
     if not equals or not name:
         raise UsageError(f"--set {setting}: expected key=value, e.g. agent.learning_rate=3e-4")
@@ -123,8 +127,15 @@ def assign(document: Document, root: KeyPath, setting: str) -> None:
         target = target.setdefault(key, {})
         if not isinstance(target, dict):
             raise UsageError(f"--set {setting}: '{key}' holds a value, not further keys")
-    target[last] = parse_scalar(text)
+    value = parse_scalar(text)
+    if last == ENTRY_POINT and value != target.get(last):
+        target.clear()
+    target[last] = value
     document.marks[(*root, *parents, last)] = f"--set {setting}"
+
+
+def sets_entry_point(setting: str) -> bool:
+    return setting.partition("=")[0].endswith(f".{ENTRY_POINT}")
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -134,7 +145,7 @@ def merge(base: Any, over: Any) -> Any:
     """
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return copy.deepcopy(over)
-    if over.get("entry_point", base.get("entry_point")) != base.get("entry_point"):
+    if over.get(ENTRY_POINT, base.get(ENTRY_POINT)) != base.get(ENTRY_POINT):
         return copy.deepcopy(over)
     return {
         key: merge(base.get(key), over[key]) if key in over else copy.deepcopy(base[key])

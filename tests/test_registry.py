@@ -111,6 +111,13 @@ def test_extends_merges_and_keeps_the_place_of_inherited_keys(tmp_path: Path) ->
         Registry([file]).get("wide")
 
 
+def test_another_entry_point_on_the_command_line_inherits_no_keys() -> None:
+    tasks = Registry([Path(__file__).parent / "tiny.yaml"])
+    for settings in (["agent.entry_point=tests.tiny:misbehave", "agent.how=hang"],) * 2:
+        settings.reverse()
+        assert tasks.get("tiny", settings).agent.parameters() == {"how": "hang"}
+
+
 def test_another_entry_point_inherits_no_keys(tmp_path: Path) -> None:
     text = ENTRY + 'other:\n  extends: mine\n  agent: {entry_point: "tests.tiny:misbehave"}\n'
     task = registry(tmp_path, text).get("other")

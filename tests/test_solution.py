@@ -77,19 +77,32 @@ def test_a_short_z_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "s", TASKS)
 
 
+@pytest.mark.parametrize("D", [45, 10**12])
+def test_parameters_that_the_network_has_not_are_refused(D: int) -> None:
+    solution, _ = trained("hashed")
+    with pytest.raises(UsageError, match=r"the network of 'tiny' 46 parameters"):
+        Solution(solution.trial, solution.settings, D, solution.z).network()
+
+
 def test_a_file_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("[" * 100_000)
     with pytest.raises(UsageError, match="not a solution file"):
         load(tmp_path / "s", TASKS)
 
 
-def test_what_would_not_load_or_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     solution, _ = trained("hashed")
     with pytest.raises(UsageError, match="cannot write: "):
         solution.save(tmp_path / "no" / "folder")
-    settings = ("network.entry_point=tests.tiny:network",)
-    with pytest.raises(UsageError, match="may not name an entry point"):
-        Solution(solution.trial, settings, solution.D, solution.z).save(tmp_path / "s")
+
+
+def test_an_entry_point_of_the_registrys_own_may_be_chosen(tmp_path: Path) -> None:
+    settings = ("network.entry_point=agents.networks:mlp", "network.width=5")
+    trial = Trial(TASKS.get("tiny", settings), Request("trial", 3, 0))
+    Solution(trial, settings, 87, torch.ones(3)).save(tmp_path / "s")
+    again = load(tmp_path / "s", TASKS)
+    assert again.trial.identity == trial.identity
+    assert again.network()(torch.zeros(2, 8)).shape == (2, 2)
 
 
 def test_settings_of_an_imported_study_choose_no_code() -> None:
