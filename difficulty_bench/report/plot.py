@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -17,6 +18,7 @@ from .style import GLOBAL, GREY, INK, LOCAL, PALE, log_axis, mark, new_figure, s
 from .text import Row, metric, number, variant
 
 HEIGHT = 3.3  # inches
+TITLE_WIDTH = 56  # characters
 LABEL_GAP = 0.085  # of the height, between labels at the right
 FAILED_LANE = 0.035  # of the height, where failed trials lie
 NATIVE_LANE = 0.975  # of the width, where native trials stand
@@ -37,7 +39,8 @@ def study_figure(report: StudyReport, row: Row) -> Figure | None:
             _draw_crossing(axes, crossing, colour)
             _draw_reference(axes, row[f"reference_{suffix}"], colour)
         _place_labels(axes, labels)
-        axes.set_title(f"{row['task']}   D = {row['D']:,}   {variant(row)}"[:80], loc="left")
+        title = f"{row['task']}   D = {row['D']:,}   {variant(row)}"
+        axes.set_title(textwrap.fill(title, TITLE_WIDTH, max_lines=3), loc="left")
         axes.set_xlabel("subspace dimension d")
         axes.set_ylabel(metric(row))
         figure.legend(handles=_legend(report, row), loc="outside lower center", ncols=5,

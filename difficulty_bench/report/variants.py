@@ -6,6 +6,7 @@ projection, a learning-rate rule, another network) belongs beside that one, in a
 
 from __future__ import annotations
 
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from .text import Row, has_number, variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+LABEL_WIDTH = 24  # characters; longer ones would leave the axis no room
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,10 @@ def _of_problem(group: Sequence[Row]) -> Comparison:
 
 
 def _label(name: str) -> str:
-    """A setting short enough for an axis: `width=400, depth=5` without the sections' names."""
+    """A setting as it stands beside an axis: `width=400, depth=5` without the sections' names."""
     parts = [part.rpartition("=") for part in name.split(", ")]
-    return ", ".join(f"{key.rpartition('.')[2]}{sign}{value}" for key, sign, value in parts)
+    text = ", ".join(f"{key.rpartition('.')[2]}{sign}{value}" for key, sign, value in parts)
+    return textwrap.fill(text, LABEL_WIDTH)
 
 
 def _slug(name: str) -> str:
