@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Callable
@@ -66,8 +67,8 @@ class GymnasiumProblem(EnvironmentProblem):
             inputs = self.prepare(torch.as_tensor(observations, device=device))
             return act(network, inputs, self.action_space)
 
-        each = -(-self.eval_episodes // MAX_EVAL_ENVS)
-        num_envs = -(-self.eval_episodes // each)
+        each = math.ceil(self.eval_episodes / MAX_EVAL_ENVS)
+        num_envs = math.ceil(self.eval_episodes / each)
         was_training = network.training
         network.eval()
         envs = self.make_envs(num_envs, seed)
@@ -87,7 +88,7 @@ def episode_returns(
     How many from each is fixed beforehand: taking the first episodes to finish, whichever
     environment they come from, would prefer short ones.
     """
-    each = -(-episodes // envs.num_envs)  # what is too many is left out of the last environments
+    each = math.ceil(episodes / envs.num_envs)  # too many are left out of the last environments
     returns: list[list[float]] = [[] for _ in range(envs.num_envs)]
     observations, _ = envs.reset()
     while min(map(len, returns)) < each:
