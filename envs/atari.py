@@ -2,7 +2,8 @@
 
 Pixels come from ale-py's own vectorised environment (C++ threads, preprocessing inside), RAM
 from one emulator per environment. A network sees pixels as numbers from 0 to 1 and bytes of RAM
-standardised, since most never vary and each has a range of its own. The defaults are those of
+whitened: most never vary, each has a range of its own, and those of one frame are nearly those
+of the frame before. The defaults are those of
 `ALE/<Game>-v5` (frame skip 4, sticky actions 0.25, minimal actions) with the usual preprocessing
 around them. That is not Machado et al. 2018 to the letter, who use all 18 actions.
 """
@@ -29,7 +30,7 @@ from difficulty_bench.errors import UsageError
 
 from .episodes import Episodes
 from .evaluation import GymnasiumProblem
-from .standardise import Standardiser
+from .standardise import Whitener
 
 SCREENS_PER_S = 60  # of an NTSC console
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -57,7 +58,7 @@ class Protocol:
 
     def describe(self, num_actions: int) -> str:
         pixels = f"{self.image_size}x{self.image_size} grey, maximum of the last 2 frames"
-        view = pixels if self.obs == "pixels" else "128 bytes of RAM, standardised"
+        view = pixels if self.obs == "pixels" else "128 bytes of RAM, whitened"
         fire = ", FIRE" if self.fire_reset else ""
         clip = "clipped to [-1, 1]" if self.clip_rewards else "not clipped"
         return (
@@ -130,11 +131,11 @@ class AtariProblem(GymnasiumProblem):
         self.protocol = protocol.describe(self.output_size)
 
     @cached_property
-    def standardiser(self) -> Standardiser:
-        return Standardiser(lambda: self._ram_env(None), smallest=1.0)  # a byte's smallest change
+    def whitener(self) -> Whitener:
+        return Whitener(lambda: self._ram_env(None), smallest=1.0)  # a byte's smallest change
 
     def prepare(self, x: Tensor) -> Tensor:
-        return self.standardiser(x) if self.rules.obs == "ram" else super().prepare(x)
+        return self.whitener(x) if self.rules.obs == "ram" else super().prepare(x)
 
     def env_seed(self, seed: int) -> int:
         return seed % 2**30  # the emulator takes 32-bit seeds

@@ -1,4 +1,4 @@
-"""Observations standardised by fixed numbers of the problem."""
+"""Observations standardised or whitened by fixed numbers of the problem."""
 
 from __future__ import annotations
 
@@ -14,26 +14,36 @@ STEPS = 10_000  # of a random policy: some 400 episodes of Humanoid-v5, in a few
 SEED = 0
 LARGEST = 10.0  # standardised observations are clipped there, as is usual (OpenAI's baselines)
 
+Make = Callable[[], gym.Env[Any, Any]]
+
+
+def random_observations(make: Make) -> np.ndarray:
+    """What a policy of uniform actions sees in STEPS steps of `make()`: (STEPS, ...), float64.
+
+    The same rows each time. A learning policy's observations differ from them, but numbers taken
+    from these need no state that a solution would have to hold.
+    """
+    env = make()
+    env.action_space.seed(SEED)
+    observation, _ = env.reset(seed=SEED)
+    rows = np.empty((STEPS, *observation.shape))
+    for i in range(STEPS):
+        rows[i] = observation
+        observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            observation, _ = env.reset()
+    env.close()
+    return rows
+
 
 class Standardiser:
     """Subtracts the mean of a random policy's observations, divides by their deviation, clips.
 
-    A policy's observations differ from a random one's, but these numbers need no state that a
-    solution would have to hold. Both are taken over STEPS steps of uniform actions in `make()`,
-    each time anew and always the same. A deviation at or below `smallest` becomes 1.
+    A deviation at or below `smallest` becomes 1.
     """
 
-    def __init__(self, make: Callable[[], gym.Env[Any, Any]], *, smallest: float = 1e-6) -> None:
-        env = make()
-        env.action_space.seed(SEED)
-        observation, _ = env.reset(seed=SEED)
-        rows = np.empty((STEPS, *observation.shape))
-        for i in range(STEPS):
-            rows[i] = observation
-            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
-            if terminated or truncated:
-                observation, _ = env.reset()
-        env.close()
+    def __init__(self, make: Make, *, smallest: float = 1e-6) -> None:
+        rows = random_observations(make)
         sd = rows.std(axis=0)
         self.mean = torch.as_tensor(rows.mean(axis=0), dtype=torch.float32)
         self.sd = torch.as_tensor(np.where(sd > smallest, sd, 1), dtype=torch.float32)
@@ -42,3 +52,26 @@ class Standardiser:
         """Observations (B, ...) -> float32 of the same shape, within [-LARGEST, LARGEST]."""
         mean, sd = self.mean.to(x.device), self.sd.to(x.device)
         return (x.float() - mean).div_(sd).clamp_(-LARGEST, LARGEST)
+
+
+class Whitener:
+    """Subtracts a random policy's mean observation, multiplies by C^(-1/2), clips.
+
+    C is the covariance of a random policy's observations, taken over all numbers of one (those of
+    stacked frames together), so that small differences, as between two frames, count as much as
+    the frames themselves. C^(-1/2) is the symmetric root (ZCA), which does not depend on how an
+    eigenvector's sign falls out. Eigenvalues below `smallest` squared are raised to it.
+    """
+
+    def __init__(self, make: Make, *, smallest: float) -> None:
+        rows = random_observations(make)
+        flat = rows.reshape(len(rows), -1)
+        values, vectors = np.linalg.eigh(np.cov(flat, rowvar=False))
+        root = vectors / np.sqrt(np.maximum(values, smallest**2)) @ vectors.T
+        self.mean = torch.as_tensor(flat.mean(axis=0), dtype=torch.float32)
+        self.root = torch.as_tensor(root, dtype=torch.float32)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Observations (B, ...) -> float32 of the same shape, within [-LARGEST, LARGEST]."""
+        mean, root = self.mean.to(x.device), self.root.to(x.device)
+        return ((x.flatten(1).float() - mean) @ root).clamp_(-LARGEST, LARGEST).view(x.shape)

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TransformObservation
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import Tensor, nn
 
 from difficulty_bench.errors import ResourceError, UsageError
 from envs import control
 from envs.evaluation import episode_returns
+from envs.standardise import Whitener
 
 CPU = torch.device("cpu")
 
@@ -143,6 +145,26 @@ def test_standardised_observations_have_mean_0_and_sd_1_under_a_random_policy() 
     torch.testing.assert_close(rows.std(0), torch.tensor([0.0, 1.0, 1.0]), atol=0.05, rtol=0)
     assert torch.equal(rows, torch.cat([again.prepare(x) for x in seen]))
     assert problem.prepare(torch.full((1, 3), 1e6)).tolist() == [[10.0] * 3]
+
+
+def test_whitening_tells_apart_what_is_nearly_the_same() -> None:
+    mixed = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0.02]], dtype=np.float32)  # x, x + .02 y
+
+    def make() -> gym.Env[Any, Any]:
+        env = control.make_env("tests.quadratic:Quadratic-v0", {})
+        return TransformObservation(env, lambda row: row @ mixed, env.observation_space)
+
+    whiten = Whitener(make, smallest=1e-4)
+    envs = SyncVectorEnv([make] * 10, autoreset_mode=AutoresetMode.SAME_STEP)
+    envs.reset(seed=3)
+    rows = torch.cat([torch.tensor(envs.step(envs.action_space.sample())[0]) for _ in range(400)])
+    assert torch.corrcoef(rows[:, 1:].T)[0, 1] > 0.999
+    seen = whiten(rows)
+    identity = torch.diag(torch.tensor([0.0, 1.0, 1.0]))  # the first number never varies
+    torch.testing.assert_close(torch.cov(seen.T), identity, atol=0.1, rtol=0)
+    torch.testing.assert_close(seen.mean(0), torch.zeros(3), atol=0.08, rtol=0)
+    assert torch.equal(seen, Whitener(make, smallest=1e-4)(rows))
+    assert float(whiten(torch.full((1, 3), 1e6)).abs().max()) == 10
 
 
 def test_preparing_leaves_the_observations_as_they_were() -> None:
