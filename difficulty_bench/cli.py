@@ -172,8 +172,8 @@ def _add_report(report: argparse.ArgumentParser) -> None:
     add = report.add_argument
     add("--out", type=Path, default=Path("reports"), metavar="DIR",
         help="DIR/results.jsonl is merged with the store (default: %(default)s)")  # fmt: skip
-    add("--format", default="md,json,csv", metavar="F,F,...",
-        help="of md, json, csv (default: %(default)s)")  # fmt: skip
+    add("--format", default="md,html,tex,json,csv", metavar="F,F,...",
+        help="some of md, html, tex, json, csv (default: all)")  # fmt: skip
     add("--clips", action="store_true",
         help="also film what a few d of each controller in the store can play")  # fmt: skip
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from difficulty_bench.exchange import export, read
 from difficulty_bench.records import trial_identity
 from difficulty_bench.registry import Registry
 from difficulty_bench.report import FIELDS, d_int90_text, row_text, rows, write_report
+from difficulty_bench.report.latex import escape as latex_escape
+from difficulty_bench.report.latex import latex
 from difficulty_bench.report.markdown import Figures, markdown
 from difficulty_bench.report.plot import study_figure
 from difficulty_bench.report.rows import inside, row
@@ -315,6 +318,62 @@ def test_the_page_links_every_row_to_what_it_rests_on(page: str, gallery: Store)
     assert sorted(set(links)) == sorted(re.findall(r'<a id="([^"]+)"></a>', page))
 
 
+class Elements(HTMLParser):
+    """What of a page is open, has an id, is linked or shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: set[str] = set()
+        self.links: set[str] = set()
+        self.images: list[str] = []
+        self.cells: list[int] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = {name: value or "" for name, value in attrs}
+        if tag not in ("meta", "img", "br", "hr"):
+            self.open.append(tag)
+        self.cells = [*self.cells, 0] if tag == "tr" else self.cells
+        if tag in ("th", "td"):
+            self.cells[-1] += 1
+        self.ids |= {named["id"]} if "id" in named else set()
+        self.links |= {named["href"]} if "href" in named else set()
+        self.images += [named["src"]] if tag == "img" else []
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_as_html_has_the_same_tables_links_and_figures(
+    tmp_path: Path, page: str, gallery: Store
+) -> None:
+    write_report(gallery, tmp_path, ["html"])
+    elements = Elements()
+    elements.feed((tmp_path / "difficulty.html").read_text())
+    assert elements.open == []
+    assert elements.links == {f"#{name}" for name in elements.ids}
+    assert len(elements.ids) == len(rows(gallery))
+    assert elements.images == re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page)
+    assert all((tmp_path / image).is_file() for image in elements.images)
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    assert len(elements.cells) == len([line for line in lines if "---" not in line])
+    assert set(elements.cells) == {10, 8}
+
+
+def test_the_tables_as_latex_have_a_cell_for_every_column(gallery: Store) -> None:
+    text = latex(rows(gallery), Figures())
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3
+    lines = re.findall(r"(.*) \\\\$", text, re.MULTILINE)
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {7}
+    assert len(lines) == 3 + len(leading(rows(gallery)))
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert latex_escape("-3 ± 1e-4 (50%) a_b-2 {x}") == (r"$-$3 $\pm$ 1e-4 (50\%) a\_b-2 \{x\}")
+
+
 def test_every_table_is_rectangular(page: str) -> None:
     tables = re.findall(r"(?:^\|.*\n)+", re.sub(r"\\.", "", page), re.MULTILINE)
     assert [{line.count("|") for line in table.splitlines()} for table in tables] == [
@@ -401,6 +460,12 @@ def test_text_from_outside_stays_text(tmp_path: Path) -> None:
     assert "<script" not in outside_code
     assert "[a](b)" not in outside_code
     assert not re.search(r"^# heading", page, re.MULTILINE)
+    html = (tmp_path / "difficulty.html").read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;x&lt;/script&gt; | [a](b) # heading" in html
+    tex = (tmp_path / "difficulty.tex").read_text()
+    assert r"notes=\textless{}script$>$x\textless{}/script$>$ \textbar{} [a](b) \# heading" in tex
+    assert r"a\$b\textbar{}c](d v1 &" in tex
 
 
 def test_an_empty_store_gives_a_page_that_says_so(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from ..errors import ResourceError, UsageError, did_you_mean
 from ..registry import Task
 from ..store import Store
+from .html import html
+from .latex import latex
 from .markdown import Figures, anchor, markdown
 from .rows import FIELDS, row
 from .study import StudyReport, study_reports
@@ -46,8 +48,11 @@ def to_csv(rows: Sequence[Row], figures: Figures, registered: Sequence[Task]) ->
     return out.getvalue()
 
 
-PAGES: dict[str, Page] = {"md": markdown, "json": to_json, "csv": to_csv}
-WITH_PLOTS = frozenset({"md"})
+PAGES: dict[str, Page] = {
+    **{"md": markdown, "html": html, "tex": latex},
+    **{"json": to_json, "csv": to_csv},
+}
+WITH_PLOTS = frozenset({"md", "html"})
 FORMATS = tuple(PAGES)
 
 
