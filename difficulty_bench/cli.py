@@ -111,6 +111,10 @@ def build_parser() -> argparse.ArgumentParser:
     export = add("export", "solutions:export", "write a trial's solution: seed and d numbers")
     export.add_argument("trial", help="its identity or the start of it, as `bench show` lists it")
     export.add_argument("file", type=Path, metavar="FILE")
+    export.add_argument(
+        "--bits", type=int, choices=range(1, 17), metavar="B",
+        help="quantise each of the d numbers to B bits, 1 to 16 (default: float32)",
+    )  # fmt: skip
     evaluate = add("eval", "solutions:evaluate", "evaluate an exported solution afresh")
     evaluate.add_argument("file", type=Path, metavar="FILE")
     evaluate.add_argument("--episodes", type=positive(int), metavar="N", help="default: the task's")

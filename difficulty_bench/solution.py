@@ -1,8 +1,8 @@
 """A solution as what it is in a random subspace: seeds and d numbers.
 
-The file is JSON. It names a task of the registry and holds z; theta_0 and P are drawn anew from
-the trial's identity, so a file of a few kilobytes is a whole network. Reading it runs no code of
-the file's choosing: it can name neither an entry point nor a package.
+The file is JSON. It names a task of the registry and holds z, in float32 or quantised; theta_0
+and P are drawn anew from the trial's identity, so a file of a few kilobytes is a whole network.
+Reading it runs no code of the file's choosing: it can name neither an entry point nor a package.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from . import projection
 from .errors import UsageError
+from .quantise import STEP_BITS, Quantiser
 from .registry import Registry, Task
 from .results import Request
 from .trial import Trial, build_network
@@ -32,12 +33,28 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Solution:
-    """One trial and its z, float32 (d,). `D` counts the projected parameters."""
+    """One trial and its z, float32 (d,). `D` counts the projected parameters.
+
+    With a quantiser, z is what that decodes to.
+    """
 
     trial: Trial
     settings: tuple[str, ...]
     D: int
     z: Tensor
+    quantiser: Quantiser | None = None
+
+    @property
+    def size_bits(self) -> int:
+        """Of z: 32 d, or `bits` d and the step. The trial's seed, a small integer, is not in it."""
+        quantiser = self.quantiser
+        return len(self.z) * (quantiser.bits if quantiser else 32) + (STEP_BITS if quantiser else 0)
+
+    def quantised(self, bits: int) -> Solution:
+        """The same with `bits` bits a number, 1 to MOST_BITS."""
+        quantiser = Quantiser.fit(self.z, bits)
+        z = quantiser.decode(quantiser.encode(self.z))
+        return replace(self, z=z, quantiser=quantiser)
 
     def network(self) -> nn.Module:
         """The trained network, rebuilt: theta_0 + P z. Raise UsageError where D cannot be its."""
@@ -57,7 +74,8 @@ class Solution:
 
     def save(self, path: Path) -> None:
         """Raise UsageError for a path that cannot be written."""
-        z = self.z.numpy().astype("<f4").tobytes()
+        quantiser = self.quantiser
+        z = quantiser.pack(self.z) if quantiser else self.z.numpy().astype("<f4").tobytes()
         content = {
             "format": FORMAT,
             "task": self.trial.task.name,
@@ -65,6 +83,7 @@ class Solution:
             "study": self.trial.study,
             "request": asdict(self.trial.request),
             "D": self.D,
+            **({"quantiser": asdict(quantiser)} if quantiser else {}),
             "z": base64.b64encode(z).decode(),
         }
         try:
@@ -98,12 +117,14 @@ def _parse(content: dict[str, Any], path: Path, registry: Registry) -> Solution:
             f"{path}: made with another definition of '{task.name}' than version {task.version} "
             "here; use the version that made it"
         )
-    z = np.frombuffer(base64.b64decode(content["z"], validate=True), dtype="<f4")
-    if len(z) != trial.request.d:
-        raise UsageError(f"{path}: z holds {len(z)} numbers, request.d says {trial.request.d}")
-    if not np.isfinite(z).all():
+    raw, d = base64.b64decode(content["z"], validate=True), trial.request.d
+    quantiser = Quantiser(**content["quantiser"]) if "quantiser" in content else None
+    z = quantiser.unpack(raw, d) if quantiser else torch.tensor(np.frombuffer(raw, dtype="<f4"))
+    if len(z) != d:
+        raise UsageError(f"{path}: z holds {len(z)} numbers, request.d says {d}")
+    if not bool(torch.isfinite(z).all()):
         raise UsageError(f"{path}: z holds numbers that are not finite; export the trial anew")
-    return Solution(trial, settings, int(content["D"]), torch.from_numpy(z.copy()))
+    return Solution(trial, settings, int(content["D"]), z, quantiser)
 
 
 def trusted_task(registry: Registry, name: str, settings: tuple[str, ...], source: str) -> Task:

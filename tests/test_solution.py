@@ -42,6 +42,45 @@ def test_a_saved_solution_scores_as_it_did(tmp_path: Path, projection: str) -> N
     assert torch.equal(again.z, solution.z)
 
 
+@pytest.mark.parametrize("bits", [1, 3, 8, 16])
+def test_a_quantised_solution_is_read_as_it_was_written(tmp_path: Path, bits: int) -> None:
+    solution, _ = trained("hashed")
+    coarse = solution.quantised(bits)
+    coarse.save(tmp_path / "s")
+    again = load(tmp_path / "s", TASKS)
+    assert torch.equal(again.z, coarse.z)
+    assert again.size_bits == 7 * bits + 32
+    assert solution.size_bits == 7 * 32
+    packed = base64.b64decode(json.loads((tmp_path / "s").read_text())["z"])
+    assert len(packed) == -(-7 * bits // 8)
+    for mine, other in zip(
+        again.network().parameters(), coarse.network().parameters(), strict=True
+    ):
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize(
+    ("quantiser", "expected"),
+    [
+        ({"bits": 0, "step": 1.0}, "give 1 to 16"),
+        ({"bits": 3, "step": 0.0}, "not above 0"),
+        ({"bits": 3, "step": 1e300}, "too large"),
+        ({"bits": 3, "step": float("nan")}, "not above 0"),
+        ({"bits": 5, "step": 1.0}, "3 bytes cannot hold 7 numbers of 5 bits"),
+        ({"bits": "3", "step": 1.0}, "not a solution file"),
+        ({"bits": 3, "step": 1.0, "codec": "os"}, "not a solution file"),
+        ([3], "not a solution file"),
+    ],
+)
+def test_a_wrong_quantiser_is_refused(tmp_path: Path, quantiser: Any, expected: str) -> None:
+    solution, _ = trained("hashed")
+    solution.quantised(3).save(file := tmp_path / "s")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantiser": quantiser}))
+    with pytest.raises(UsageError, match=expected) as caught:
+        load(file, TASKS)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [

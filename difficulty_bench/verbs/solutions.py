@@ -38,8 +38,14 @@ def export(arguments: argparse.Namespace) -> int:
     solution = Solution(Trial(task, result.request), study.settings, result.D, values)
     if solution.trial.study != result.study:
         raise UsageError(f"'{task.name}' has another definition now than when this trial ran")
+    quantised = "" if arguments.bits is None else f" in float32; {arguments.bits} bits a number"
+    if arguments.bits is not None:
+        solution = solution.quantised(arguments.bits)
     solution.save(arguments.file)
-    print(f"{arguments.file}: {task.name}, d = {result.request.d}, score {result.score:.6g}")
+    print(
+        f"{arguments.file}: {task.name}, d = {result.request.d}, score {result.score:.6g}"
+        f"{quantised}; z has {solution.size_bits:,} bits"
+    )
     return 0
 
 
@@ -56,7 +62,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     ends = interval(problem, result)
     unit = "episodes" if isinstance(problem, EnvironmentProblem) else "samples"
     found = f", 95% interval [{ends[0]:.6g}, {ends[1]:.6g}]" if ends else ""
-    print(f"{problem.metric} {result.score:.6g}{found}, n = {result.n} {unit}")
+    size = f"z has {solution.size_bits:,} bits"
+    print(f"{problem.metric} {result.score:.6g}{found}, n = {result.n} {unit}; {size}")
     return 0
 
 
