@@ -12,6 +12,7 @@ from torch import Tensor
 
 STEPS = 10_000  # of a random policy: some 400 episodes of Humanoid-v5, in a few seconds
 SEED = 0
+SMALLEST = 1e-6
 LARGEST = 10.0  # standardised observations are clipped there, as is usual (OpenAI's baselines)
 
 Make = Callable[[], gym.Env[Any, Any]]
@@ -39,14 +40,14 @@ def random_observations(make: Make) -> np.ndarray:
 class Standardiser:
     """Subtracts the mean of a random policy's observations, divides by their deviation, clips.
 
-    A deviation at or below `smallest` becomes 1.
+    A deviation at or below SMALLEST becomes 1.
     """
 
-    def __init__(self, make: Make, *, smallest: float = 1e-6) -> None:
+    def __init__(self, make: Make) -> None:
         rows = random_observations(make)
         sd = rows.std(axis=0)
         self.mean = torch.as_tensor(rows.mean(axis=0), dtype=torch.float32)
-        self.sd = torch.as_tensor(np.where(sd > smallest, sd, 1), dtype=torch.float32)
+        self.sd = torch.as_tensor(np.where(sd > SMALLEST, sd, 1), dtype=torch.float32)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Observations (B, ...) -> float32 of the same shape, within [-LARGEST, LARGEST]."""

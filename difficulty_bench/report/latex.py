@@ -76,13 +76,12 @@ def _table(paradigm: str, rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    failed = bool(row["error"])
     return [
         f"{row['task']} v{row['version']}",
         text.learner(row),
         text.count(row["D"]),
-        "no number" if failed else text.d_int90(row),
-        "no number" if failed else text.d_int90(row, "_global"),
+        text.d_int90(row),
+        text.d_int90(row, "_global"),
         text.published(row),
         text.baseline(row),
         text.trials(row),

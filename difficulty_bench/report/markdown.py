@@ -154,13 +154,12 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    failed = bool(row["error"])
     return [
         f"[{escape(row['task'])}](#{anchor(row)}) v{row['version']}",
         escape(text.learner(row)),
         text.count(row["D"]),
-        "no number" if failed else text.d_int90(row),
-        "no number" if failed else text.d_int90(row, "_global"),
+        text.d_int90(row),
+        text.d_int90(row, "_global"),
         text.paper_rule(row),
         text.published(row),
         text.baseline(row),

@@ -42,7 +42,9 @@ def searched(row: Row) -> tuple[int, int]:
 
 
 def d_int90(row: Row, suffix: str = "") -> str:
-    """`290 [262, 315]`, or what censoring leaves of it: `> 2,000 [1,400, –]`."""
+    """`290 [262, 315]`, what censoring leaves of it (`> 2,000 [1,400, –]`), or `no number`."""
+    if row["error"]:
+        return "no number"
     value, why = row[f"d_int90{suffix}"], row[f"censored{suffix}"]
     low, high = row[f"ci_low{suffix}"], row[f"ci_high{suffix}"]
     interval = "" if low is None and high is None else f" [{count(low)}, {count(high)}]"
