@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .bits import MOST_BITS
 from .errors import BenchError
 
 MOST_TOGETHER = 256
@@ -59,13 +60,25 @@ def positive(kind: type[Any]) -> Callable[[str], Any]:
 
 def dimensions(text: str) -> tuple[int, ...]:
     """`100,300,1000` -> (100, 300, 1000), ascending."""
-    try:
-        values = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}': give dimensions like 100,300,1000") from None
+    values = _integers(text, "dimensions like 100,300,1000")
     if values[0] < 1:
         raise argparse.ArgumentTypeError(f"'{text}': every d must be at least 1")
-    return tuple(values)
+    return values
+
+
+def widths(text: str) -> tuple[int, ...]:
+    """Bits a number, ascending."""
+    values = _integers(text, "bits a number like 2,4,8")
+    if not 1 <= values[0] <= values[-1] <= MOST_BITS:
+        raise argparse.ArgumentTypeError(f"'{text}': give 1 to {MOST_BITS} bits a number")
+    return values
+
+
+def _integers(text: str, what: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}': give {what}") from None
 
 
 def batch(text: str) -> int:
@@ -112,9 +125,18 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("trial", help="its identity or the start of it, as `bench show` lists it")
     export.add_argument("file", type=Path, metavar="FILE")
     export.add_argument(
-        "--bits", type=int, choices=range(1, 17), metavar="B",
+        "--bits", type=int, choices=range(1, MOST_BITS + 1), metavar="B",
         help="quantise each of the d numbers to B bits, 1 to 16 (default: float32)",
     )  # fmt: skip
+    sizes = add("bits", "bits:bits", "a finished study's solutions with fewer bits a number")
+    _add_task(sizes)
+    sizes.add_argument(
+        "--bits", dest="widths", type=widths, default="1,2,3,4,6,8", metavar="B,B,...",
+        help="bits a number, 1 to 16 (default: %(default)s)",
+    )  # fmt: skip
+    sizes.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    sizes.add_argument("--json", action="store_true", help="rows as JSON on stdout")
+    sizes.add_argument("--quiet", action="store_true")
     evaluate = add("eval", "solutions:evaluate", "evaluate an exported solution afresh")
     evaluate.add_argument("file", type=Path, metavar="FILE")
     evaluate.add_argument("--episodes", type=positive(int), metavar="N", help="default: the task's")

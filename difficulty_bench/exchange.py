@@ -21,6 +21,7 @@ from .result_lines import (
     EnvironmentLine,
     FormatLine,
     Line,
+    QuantisedLine,
     StudyLine,
     TrialLine,
     dump_line,
@@ -29,7 +30,14 @@ from .result_lines import (
 from .results import TrialResult
 from .store import Store
 
-Parsed = tuple[list[tuple[int, Reading]], list[tuple[int, TrialResult]]]
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a file says, each with its line number: readings, trials, scores of quantised z."""
+
+    readings: Sequence[tuple[int, Reading]]
+    trials: Sequence[tuple[int, TrialResult]]
+    quantised: Sequence[tuple[int, QuantisedLine]]
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ def export(store: Store, file: Path, tasks: Collection[str] | None = None) -> in
 def lines_of(store: Store, readings: Sequence[Reading]) -> Iterator[Line]:
     """A whole file's lines: `readings` and the trials of their studies."""
     results = {reading.study: store.results(reading.study) for reading in readings}
+    quantised = {study: store.quantised(study) for study in results}
     facts = [trial.environment for trials in results.values() for trial in trials]
     environments = {line.environment: line for line in map(EnvironmentLine.of, facts)}
     yield FormatLine()
@@ -71,6 +80,8 @@ def lines_of(store: Store, readings: Sequence[Reading]) -> Iterator[Line]:
     for reading in readings:
         yield StudyLine.of(reading)
         yield from map(TrialLine.of, results.pop(reading.study, []))
+        for identity, scores in quantised.pop(reading.study, {}).items():
+            yield QuantisedLine(identity=identity, scores=scores)
 
 
 def import_results(store: Store, file: Path) -> Merged:
@@ -83,18 +94,20 @@ def import_results(store: Store, file: Path) -> Merged:
 
 def merge(store: Store, file: Path, parsed: Parsed) -> Merged:
     """Merge what `parse` gave; `file` is for messages."""
-    readings, trials = parsed
     before = {trial.identity for r in store.studies() for trial in store.results(r.study)}
     conflicts = []
     with store.transaction():
-        for line, reading in readings:
+        for line, reading in parsed.readings:
             with _naming(file, line):
                 store.add_reading(reading, replace=False)
-        for line, trial in trials:
+        for line, trial in parsed.trials:
             with _naming(file, line):
                 if warning := store.put(trial):
                     conflicts.append(f"{file}:{line}: {warning}")
-    identities = {trial.identity for _, trial in trials}
+        for line, one in parsed.quantised:
+            with _naming(file, line):
+                store.put_quantised(one.identity, one.scores)
+    identities = {trial.identity for _, trial in parsed.trials}
     return Merged(len(identities - before), len(identities & before), tuple(conflicts))
 
 
@@ -116,13 +129,15 @@ def merged(store: Path, file: Path) -> Store:
             memory.add_reading(reading, replace=False)
             for result in source.results(reading.study):
                 memory.put(result)
+            for identity, scores in source.quantised(reading.study).items():
+                memory.put_quantised(identity, scores)
     if file.exists():
         import_results(memory, file)
     return memory
 
 
 def parse(file: Path, content: bytes) -> Parsed:
-    """Readings and trials with their line numbers, each consistent in itself.
+    """What its lines say, each consistent in itself.
 
     `file` is for messages: raise UsageError naming file, line and mend.
     """
@@ -131,15 +146,18 @@ def parse(file: Path, content: bytes) -> Parsed:
     studies = {line.study for _, line in lines if isinstance(line, StudyLine)}
     readings: list[tuple[int, Reading]] = []
     trials: list[tuple[int, TrialResult]] = []
+    quantised: list[tuple[int, QuantisedLine]] = []
     for number, line in lines:
         with _naming(file, number):
             if isinstance(line, StudyLine):
                 readings.append((number, line.reading()))
             elif isinstance(line, TrialLine):
                 trials.append((number, line.result(environments, studies)))
+            elif isinstance(line, QuantisedLine):
+                quantised.append((number, line))
             else:
                 line.check()
-    return readings, trials
+    return Parsed(readings, trials, quantised)
 
 
 def _content(file: Path) -> bytes:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MOST_BITS = 16
-STEP_BITS = 32  # a float32 beside the codes
+from .bits import MOST_BITS
+
 CANDIDATES = 64  # steps tried: fractions of that which puts an outer middle on the largest number
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from .bits import MOST_BITS
 from .records import Reading, check_reading, check_result, environment_id
 from .registry import Task
 from .results import Request, Role, TrialResult
@@ -14,6 +15,7 @@ from .results import Request, Role, TrialResult
 FORMAT = 1
 Natural = Annotated[int, Field(ge=0, lt=2**63)]
 Word = Annotated[str, Field(min_length=1)]
+Width = Annotated[int, Field(ge=1, le=MOST_BITS, strict=False)]  # a key of JSON is text
 
 
 class Line(BaseModel):
@@ -113,7 +115,15 @@ class TrialLine(Line):
         return result
 
 
-AnyLine = FormatLine | EnvironmentLine | StudyLine | TrialLine
+class QuantisedLine(Line):
+    """What a trial's solution scores with so many bits a number of z."""
+
+    kind: Literal["quantised"] = "quantised"
+    identity: Word
+    scores: Annotated[dict[Width, float], Field(min_length=1)]
+
+
+AnyLine = FormatLine | EnvironmentLine | StudyLine | TrialLine | QuantisedLine
 _LINE: TypeAdapter[AnyLine] = TypeAdapter(Annotated[AnyLine, Field(discriminator="kind")])
 
 

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from . import projection
+from .bits import size_bits
 from .errors import UsageError
-from .quantise import STEP_BITS, Quantiser
+from .quantise import Quantiser
 from .registry import Registry, Task
 from .results import Request
 from .trial import Trial, build_network
@@ -46,9 +47,8 @@ class Solution:
 
     @property
     def size_bits(self) -> int:
-        """Of z: 32 d, or `bits` d and the step. The trial's seed, a small integer, is not in it."""
-        quantiser = self.quantiser
-        return len(self.z) * (quantiser.bits if quantiser else 32) + (STEP_BITS if quantiser else 0)
+        """Of z; see `bits.size_bits`."""
+        return size_bits(len(self.z), self.quantiser.bits if self.quantiser else None)
 
     def quantised(self, bits: int) -> Solution:
         """The same with `bits` bits a number, 1 to MOST_BITS."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from .errors import ResourceError
 
-VERSION = 1  # PRAGMA user_version; raise it with every change of the schema
+VERSION = 2  # PRAGMA user_version; raise it with every change of the schema
 APPLICATION = 0x64393030  # PRAGMA application_id ("d900"): tells our files from other people's
 BUSY_S = 30.0
+Added = Mapping[int, str]  # by version, the table that the next one added: `TABLE name (...)`
 
 
 class WriterLock:
@@ -53,25 +55,33 @@ class WriterLock:
             os.close(self._file)
 
 
-def open_writer(path: Path | str, schema: str) -> sqlite3.Connection:
-    """Open for writing, creating what is missing. Raise ResourceError for what is not a store."""
+def open_writer(path: Path | str, schema: str, added: Added) -> sqlite3.Connection:
+    """Open for writing, creating what is missing. Raise ResourceError for what is not a store.
+
+    A store of an older version gets the tables `added` since.
+    """
     try:
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
-        if not _is_empty(connection):
-            _check_version(connection, path)
+        older = [] if _is_empty(connection) else _added_since(connection, path, added)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         if _is_empty(connection):
             stamp = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
             connection.executescript(f"BEGIN IMMEDIATE; {schema} {stamp} COMMIT;")
+        elif older:
+            tables = " ".join(f"CREATE {table};" for table in older)
+            stamp = f"PRAGMA user_version = {VERSION};"
+            connection.executescript(f"BEGIN IMMEDIATE; {tables} {stamp} COMMIT;")
     except sqlite3.Error as error:
         raise _refuse(path, f"cannot be used as a store: {error}") from None
     return connection
 
 
-def open_reader(path: Path) -> sqlite3.Connection | None:
+def open_reader(path: Path, added: Added) -> sqlite3.Connection | None:
     """Open for reading; None where there is nothing yet. Raise ResourceError as above.
+
+    Of an older version, the tables `added` since are there, empty and for this reader alone.
 
     `mode=rw` with `query_only` lets SQLite keep and clear its own side files; a read-only
     connection would leave them behind. A folder that cannot be written has no writer either, so
@@ -86,11 +96,12 @@ def open_reader(path: Path) -> sqlite3.Connection | None:
         connection = sqlite3.connect(
             f"{uri}?{mode}", uri=True, timeout=BUSY_S, isolation_level=None
         )
-        connection.execute("PRAGMA query_only = ON")
         if _is_empty(connection):
             connection.close()
             return None
-        _check_version(connection, path)
+        for table in _added_since(connection, path, added):
+            connection.execute(f"CREATE TEMP {table}")
+        connection.execute("PRAGMA query_only = ON")
     except sqlite3.Error as error:
         raise _refuse(path, f"cannot be used as a store: {error}") from None
     return connection
@@ -101,11 +112,12 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
     return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
 
-def _check_version(connection: sqlite3.Connection, path: Path | str) -> None:
+def _added_since(connection: sqlite3.Connection, path: Path | str, added: Added) -> list[str]:
+    """The tables that a store of its version lacks."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if (application, version) == (APPLICATION, VERSION):
-        return
+    if application == APPLICATION and version in (*added, VERSION):
+        return [added[v] for v in range(version, VERSION)]
     connection.close()
     if application != APPLICATION:
         raise _refuse(path, "an SQLite file of another program")

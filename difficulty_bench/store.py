@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,12 @@ from .results import Outcome, Request, TrialResult
 from .seeds import canonical_json, content_hash
 from .sqlite_file import WriterLock, open_reader, open_writer
 
-SCHEMA = """
+QUANTISED = """TABLE quantised (
+    identity TEXT NOT NULL, bits INTEGER NOT NULL, score REAL NOT NULL,
+    PRIMARY KEY (identity, bits)
+) WITHOUT ROWID"""
+ADDED = {1: QUANTISED}
+SCHEMA = f"""
 CREATE TABLE studies (
     study TEXT PRIMARY KEY, name TEXT NOT NULL, version INTEGER NOT NULL,
     definition TEXT NOT NULL, parameters INTEGER NOT NULL, metric TEXT
@@ -44,6 +49,7 @@ CREATE TABLE curves (
     step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (identity, n)
 ) WITHOUT ROWID;
 CREATE TABLE solutions (identity TEXT PRIMARY KEY REFERENCES trials, z BLOB NOT NULL);
+CREATE {QUANTISED};
 """
 READINGS = """
 SELECT study, task, definition, parameters, settings, metric
@@ -73,8 +79,10 @@ class Store:
         self.path = Path(path)
         self._lock = WriterLock(self.path) if not (read_only or path == ":memory:") else None
         try:
-            connection = open_reader(self.path) if read_only else open_writer(path, SCHEMA)
-            self._sql = connection or open_writer(":memory:", SCHEMA)
+            connection = (
+                open_reader(self.path, ADDED) if read_only else open_writer(path, SCHEMA, ADDED)
+            )
+            self._sql = connection or open_writer(":memory:", SCHEMA, ADDED)
         except BaseException:
             self._release()
             raise
@@ -190,6 +198,18 @@ class Store:
         if result.z is not None:
             sql.execute("INSERT INTO solutions VALUES (?, ?)", (result.identity, result.z))
 
+    def put_quantised(self, identity: str, scores: Mapping[int, float]) -> None:
+        """Record what a trial of this store scores with so many bits a number of z.
+
+        The first score is kept. Raise ValueError for a trial that has no solution to quantise.
+        """
+        found = self.find(identity)
+        if not found or found[0].score is None or found[0].request.d == 0:
+            raise ValueError(f"trial {identity[:12]} is no finished subspace trial of this store")
+        rows = [(identity, bits, score) for bits, score in scores.items()]
+        with self.transaction():
+            self._sql.executemany("INSERT OR IGNORE INTO quantised VALUES (?, ?, ?)", rows)
+
     def studies(self) -> list[Reading]:
         """All readings, by task name, version, study and lr_rule."""
         return self._readings("")
@@ -240,6 +260,15 @@ class Store:
         """z: d float32 numbers, little-endian; None natively and where it was not kept."""
         rows = self._all("SELECT z FROM solutions WHERE identity = ?", identity)
         return rows[0][0] if rows else None
+
+    def quantised(self, study: str) -> dict[str, dict[int, float]]:
+        """By the identity of a trial: bits a number -> score of its quantised solution."""
+        query = """SELECT identity, bits, quantised.score FROM quantised JOIN trials
+        USING (identity) WHERE study = ? ORDER BY identity, bits"""
+        found: dict[str, dict[int, float]] = {}
+        for identity, bits, score in self._all(query, study):
+            found.setdefault(identity, {})[bits] = score
+        return found
 
     def _all(self, query: str, *values: object) -> list[Any]:
         try:

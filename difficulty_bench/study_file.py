@@ -110,7 +110,7 @@ def import_study(store: Store, file: Path) -> Imported:
     with _opened(file) as archive, _clearing(folder):
         study = _head(file, archive.read(HEAD))
         parsed = _with_solutions(file, archive, parse(file / RESULTS, archive.read(RESULTS)))
-        readings = [reading for _, reading in parsed[0]]
+        readings = [reading for _, reading in parsed.readings]
         if not readings or {reading.study for reading in readings} != {study}:
             raise _refuse(file, f"{RESULTS} is of another study than {HEAD} says")
         names = [name for name in archive.namelist() if name.startswith("checkpoints/")]
@@ -179,11 +179,11 @@ def _with_solutions(file: Path, archive: zipfile.ZipFile, parsed: Parsed) -> Par
         for name in archive.namelist()
         if name.startswith("solutions/")
     }
-    d = {trial.identity: trial.request.d for _, trial in parsed[1]}
+    d = {trial.identity: trial.request.d for _, trial in parsed.trials}
     for identity, numbers in z.items():
         if not d.get(identity) or len(numbers) != 4 * d[identity]:
             raise _refuse(file, f"solutions/{identity[:12]}... fits no trial of {RESULTS}")
-    return parsed[0], [(n, replace(t, z=z.get(t.identity))) for n, t in parsed[1]]
+    return replace(parsed, trials=[(n, replace(t, z=z.get(t.identity))) for n, t in parsed.trials])
 
 
 def _fetch(file: Path, archive: zipfile.ZipFile, name: str, folder: Path, study: str) -> Path:

@@ -75,13 +75,19 @@ def test_a_file_gives_back_exactly_what_was_exported(
 ) -> None:
     folder = tmp_path_factory.mktemp("exchange")
     first, second, third = (folder / name for name in ("a", "b", "c"))
+    solved = [r.identity for r in found if r.score is not None and r.request.d]
+    scores = {identity: {4: 0.1 + 0.2, 16: 1 / 3} for identity in sorted(solved)}
     with store_of(*found) as store, store_of(*reversed(found)) as other:
+        for one in (store, other):
+            for identity in scores:
+                one.put_quantised(identity, scores[identity])
         export(store, first)
         export(other, second)
         with read(first) as back:
             export(back, third)
             assert back.results(OF.study) == store.results(OF.study)
             assert back.studies() == [OF]
+            assert back.quantised(OF.study) == scores
     assert first.read_bytes() == second.read_bytes() == third.read_bytes()
 
 
@@ -151,6 +157,11 @@ def study(**changes: Any) -> Callable[[Lines], object]:
     return lambda lines: kind(lines, "study").update(changes)
 
 
+def quantised(identity: str, scores: dict[str, float]) -> Callable[[Lines], object]:
+    line = {"kind": "quantised", "identity": identity, "scores": scores}
+    return lambda lines: lines.append(line)
+
+
 WRONG: dict[str, tuple[Callable[[Lines], object], int, str]] = {
     "type": (trial(seed="1"), 6, "seed"),
     "range": (trial(seed=-1), 6, "seed"),
@@ -182,6 +193,10 @@ WRONG: dict[str, tuple[Callable[[Lines], object], int, str]] = {
     "D": (study(D=0), 3, "D"),
     "facts": (lambda lines: kind(lines, "environment")["facts"].update(torch="0"), 2, "facts"),
     "format": (lambda lines: lines[0].update(format=2), 1, "format 2"),
+    "no such trial": (quantised("f" * 64, {"4": 0.5}), 7, "no finished subspace trial"),
+    "native solution": (quantised(NATIVE.identity, {"4": 0.5}), 7, "no finished subspace trial"),
+    "width": (quantised(TRIAL.identity, {"17": 0.5}), 7, "scores.17"),
+    "no width": (quantised(TRIAL.identity, {}), 7, "scores"),
     "no header": (lambda lines: lines.pop(0), 1, "not a results file"),
 }
 

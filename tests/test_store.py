@@ -218,6 +218,34 @@ def test_what_is_no_store_is_refused_and_left_alone(path: Path, kind: str, read_
     assert (path.read_bytes() if path.is_file() else b"") == before
 
 
+def test_a_store_of_version_1_gains_a_table_from_its_first_writer(path: Path) -> None:
+    filled(path).close()
+    execute(path, "DROP TABLE quantised")
+    execute(path, "PRAGMA user_version = 1")
+    before = path.read_bytes()
+    with Store(path, read_only=True) as store:
+        assert store.quantised(OF.study) == {}
+        assert store.results(OF.study) == [without_bulk(r) for r in (NATIVE, TRIAL, FAILED)]
+    assert path.read_bytes() == before
+    for _ in range(2):
+        with Store(path) as store:
+            store.put_quantised(TRIAL.identity, {4: 0.25})
+    with Store(path, read_only=True) as store:
+        assert store.quantised(OF.study) == {TRIAL.identity: {4: 0.25}}
+        assert store.solution(TRIAL.identity) == TRIAL.z
+
+
+def test_the_first_score_of_a_quantised_solution_is_kept() -> None:
+    with filled(":memory:") as store:
+        store.put_quantised(TRIAL.identity, {4: 0.2, 2: 0.1})
+        store.put_quantised(TRIAL.identity, {4: 0.9, 8: 0.3})
+        assert store.quantised(OF.study) == {TRIAL.identity: {2: 0.1, 4: 0.2, 8: 0.3}}
+        assert store.quantised("another study") == {}
+        for other in (NATIVE.identity, FAILED.identity, "0" * 64):
+            with pytest.raises(ValueError, match="no finished subspace trial"):
+                store.put_quantised(other, {4: 0.5})
+
+
 def execute(path: Path, statement: str) -> None:
     connection = sqlite3.connect(path)
     connection.execute(statement)

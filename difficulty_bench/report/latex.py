@@ -22,7 +22,7 @@ TABLE = r"""
 \label{{tab:difficulty-{paradigm}}}
 \medskip
 \resizebox{{\linewidth}}{{!}}{{%
-\begin{{tabular}}{{lP{{12em}}rP{{9em}}P{{9em}}P{{9em}}lr}}
+\begin{{tabular}}{{lP{{12em}}rP{{9em}}P{{9em}}P{{9em}}P{{9em}}lr}}
 \toprule
 {columns} \\
 \midrule
@@ -37,7 +37,7 @@ CAPTION = (
 )
 COLUMNS = (
     *("task", "learner", "$D$", r"$d_{\mathrm{int90}}$ local", r"$d_{\mathrm{int90}}$ global"),
-    *("published", r"baseline $\pm$ sd", "trials"),
+    *("bits local", "published", r"baseline $\pm$ sd", "trials"),
 )
 SPECIAL = str.maketrans(
     {
@@ -82,6 +82,7 @@ def _cells(row: Row) -> list[str]:
         text.count(row["D"]),
         text.d_int90(row),
         text.d_int90(row, "_global"),
+        text.bits(row),
         text.published(row),
         text.baseline(row),
         text.trials(row),

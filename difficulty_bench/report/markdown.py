@@ -38,7 +38,7 @@ Filled: local threshold; open: global threshold; bar: 95% interval; grey tick: D
 the network.*
 """
 COLUMNS = (
-    *("task", "learner", "D", "d_int90 local [95%]", "d_int90 global [95%]"),
+    *("task", "learner", "D", "d_int90 local [95%]", "d_int90 global [95%]", "bits local [95%]"),
     *("paper rule, local / global", "published", "baseline ± sd", "trials", "compute"),
 )
 READING = """\
@@ -57,6 +57,10 @@ READING = """\
   uncertainty. `> d`: p is below 1/2 at the largest d searched; `≤ d`: above 1/2 at the smallest;
   *unfinished*: the d tried so far do not enclose the crossing; `–`: not bounded on that side, or
   not known.
+- **Bits [95%]**: the description length of a solution at d_int90, as an upper bound. z is quantised
+  after training and the trial scored anew; so many bits a number have a d_int90 of their own, and
+  the bits are their product, with 32 for the quantiser's step. Of the widths tried, the row shows
+  the one whose interval ends lowest. One unit for a classifier and for a controller.
 - **Paper rule**: the smallest tested d whose mean score is above the threshold, as in Li et al.
   (2018); it depends on the grid of d and has no interval. For comparison only.
 - **Published**: a value from the literature, and whether it lies inside our interval for the same
@@ -78,14 +82,14 @@ small d may show a failure of the *search* in the subspace, not that the subspac
 a better learner can only lower it. The interval says how far another set of seeds would move the
 number; it does not say how far another learning rate, budget, network or agent would. Nor does
 d_int90 measure how many samples, steps or seconds a task needs, how well a solution generalises
-beyond the evaluation named, or, without the size in bits of a re-loaded solution, its description
-length. A local threshold is relative to its own baseline: a weak baseline makes a task look easy,
-so compare the baseline's score before the dimensions. Compare two paradigms with the same in mind:
-accuracy and return are both normalised between floor and baseline, but their noise is not alike.
+beyond the evaluation named. A local threshold is relative to its own baseline: a weak baseline
+makes a task look easy, so compare the baseline's score before the dimensions. Compare two paradigms
+with the same in mind: accuracy and return are both normalised between floor and baseline, but their
+noise is not alike.
 """
 
 
-COMPARED = ("setting", "D", "d_int90 local [95%]", "d_int90 global [95%]", *COLUMNS[-4:])
+COMPARED = ("setting", *COLUMNS[2:5], *COLUMNS[-4:])
 COMPARISONS = """\
 ## Comparisons
 
@@ -160,6 +164,7 @@ def _cells(row: Row) -> list[str]:
         text.count(row["D"]),
         text.d_int90(row),
         text.d_int90(row, "_global"),
+        text.bits(row),
         text.paper_rule(row),
         text.published(row),
         text.baseline(row),
@@ -205,6 +210,7 @@ def _caption(row: Row) -> str:
 def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "no number", escape(row["error"] or "", 600)
     yield "d_int90", "" if row["error"] else text.d_int90_text(row)
+    yield "bits", _sizes(row)
     yield "metric", f"{escape(text.metric(row))}; floor {text.score(row['floor'])}"
     yield "network", code(row["network"])
     yield "problem", code(row["problem"])
@@ -218,6 +224,14 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "command", ", ".join(code(command) for command in row["command"] if command)
     yield "hardware", _environment(row, ("device", "processor", "cores"))
     yield "versions", _environment(row, _versions(row))
+
+
+def _sizes(row: Row) -> str:
+    """The bits, and d_int90 at every width that was tried."""
+    if not row["sizes"]:
+        return ""
+    tried = [f"{s['bits_a_number']}: {text.d_int90(row | s)}" for s in row["sizes"]]
+    return f"{text.bits_text(row)}; local d_int90 by bits a number: {', '.join(tried)}"
 
 
 def _early_stop(row: Row) -> str:

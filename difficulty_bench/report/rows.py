@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..crossing import UNFINISHED, Crossing
+from ..estimate import Estimate
+from ..sizes import smallest
 from ..store import Store
 from .study import StudyReport, study_reports
 
@@ -82,7 +84,9 @@ def _measured(report: StudyReport) -> dict[str, Any]:
         **_crossing(
             found.global_ if found else None, "_global", open_=has_global and not report.error
         ),
-        "bits": None,  # the smallest size at which the re-loaded solution still passes
+        **_bits(report, "local", ""),
+        **_bits(report, "global_", "_global"),
+        "sizes": [_size(width, found) for width, found in report.sizes.items()],
         "n_trials": len(results),
         "n_failed": len(states) - states.count("complete"),
         "compute_s": sum(result.wall_s for result in results),
@@ -104,6 +108,26 @@ def _crossing(crossing: Crossing | None, suffix: str, *, open_: bool) -> dict[st
         f"width{suffix}": c.width,
         f"largest_failed_d{suffix}": c.largest_failed_d,
         f"smallest_solved_d{suffix}": c.smallest_solved_d,
+    }
+
+
+def _bits(report: StudyReport, which: str, suffix: str) -> dict[str, Any]:
+    """Of the width that `sizes.smallest` takes for one threshold."""
+    least = smallest({width: getattr(found, which) for width, found in report.sizes.items()})
+    return {
+        f"bits{suffix}": least.bits if least else None,
+        f"bits_ci_low{suffix}": least.ci_low if least else None,
+        f"bits_ci_high{suffix}": least.ci_high if least else None,
+        f"bits_a_number{suffix}": least.width if least else None,
+    }
+
+
+def _size(width: int, found: Estimate) -> dict[str, Any]:
+    """d_int90 of solutions with `width` bits a number."""
+    return {
+        "bits_a_number": width,
+        **_crossing(found.local, "", open_=False),
+        **_crossing(found.global_, "_global", open_=False),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, median, stdev
@@ -12,6 +12,7 @@ from ..estimate import Estimate, estimate
 from ..records import Reading
 from ..registry import Reference
 from ..results import TrialResult
+from ..sizes import sizes
 from ..store import Store
 from ..tuning import ChosenLr, chosen_lr, lr_scale
 
@@ -21,7 +22,8 @@ PARADIGMS = ("supervised", "reinforcement", "synthetic")
 @dataclass(frozen=True)
 class StudyReport:
     """`results` are the finished trials that this reading rests on, those of other lr rules left
-    out. `chosen` is None while pilots are missing; `error` says why there is no estimate.
+    out. `chosen` is None while pilots are missing; `error` says why there is no estimate. `sizes`
+    are the estimates with quantised solutions, by bits a number.
     """
 
     reading: Reading
@@ -29,6 +31,7 @@ class StudyReport:
     chosen: ChosenLr | None
     estimate: Estimate | None
     error: str | None
+    sizes: Mapping[int, Estimate]
 
     def of_role(self, role: str) -> list[TrialResult]:
         return [result for result in self.results if result.request.role == role]
@@ -89,7 +92,7 @@ def study_reports(source: Store, studies: Iterable[str] | None = None) -> list[S
     wanted = None if studies is None else set(studies)
     readings = [r for r in source.studies() if wanted is None or r.study in wanted]
     readings.sort(key=_order)
-    return [study_report(reading, source.results(reading.study)) for reading in readings]
+    return [study_report(r, source.results(r.study), source.quantised(r.study)) for r in readings]
 
 
 def _order(reading: Reading) -> tuple[object, ...]:
@@ -99,19 +102,25 @@ def _order(reading: Reading) -> tuple[object, ...]:
     return rank, task.name, task.version, *variant, reading.study
 
 
-def study_report(reading: Reading, results: Sequence[TrialResult]) -> StudyReport:
+def study_report(
+    reading: Reading, results: Sequence[TrialResult], quantised: Mapping[str, Mapping[int, float]]
+) -> StudyReport:
     task, D, error = reading.task, reading.D, None
     chosen: ChosenLr | None = None
     found: Estimate | None = None
+    small: Mapping[int, Estimate] = {}
     own: list[TrialResult] = []
     try:
         chosen = chosen_lr(task, D, {result.request: result.outcome for result in results})
         own = [result for result in results if _belongs(reading, chosen, result)]
-        found = estimate(task, D, {result.request: result.outcome for result in own})
+        outcomes = {result.request: result.outcome for result in own}
+        found = estimate(task, D, outcomes)
+        scores = {r.request: quantised[r.identity] for r in own if r.identity in quantised}
+        small = sizes(task, D, outcomes, scores)
     except StudyError as exception:
         own = own or [result for result in results if _belongs(reading, chosen, result)]
         error = str(exception)
-    return StudyReport(reading, tuple(own), chosen, found, error)
+    return StudyReport(reading, tuple(own), chosen, found, error, small)
 
 
 def _belongs(reading: Reading, chosen: ChosenLr | None, result: TrialResult) -> bool:

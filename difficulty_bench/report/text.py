@@ -76,6 +76,22 @@ def d_int90_text(row: Row) -> str:
     return f"{local}; {d_int90(row, '_global')} global"
 
 
+def bits(row: Row, suffix: str = "") -> str:
+    """`640 [600, 700] at 4 a number`; nothing where no width has a d_int90."""
+    value, width = row[f"bits{suffix}"], row[f"bits_a_number{suffix}"]
+    if value is None:
+        return NONE
+    low, high = row[f"bits_ci_low{suffix}"], row[f"bits_ci_high{suffix}"]
+    return f"{count(value)} [{count(low)}, {count(high)}] at {width} a number"
+
+
+def bits_text(row: Row) -> str:
+    """Both thresholds, as `d_int90_text` has them."""
+    if row["threshold_global"] is None:
+        return f"{bits(row)} local"
+    return f"{bits(row)} local; {bits(row, '_global')} global"
+
+
 def has_number(row: Row) -> bool:
     """Whether a figure can show the row: it has a d_int90, or an end beyond which that lies."""
     return any(row[f"d_int90{s}"] or row[f"censored{s}"] in (ABOVE, BELOW) for s in ("", "_global"))
@@ -135,6 +151,7 @@ def row_text(row: Row) -> str:
     lines = [
         f"{row['task']} v{row['version']}  ({row['paradigm']}; {learner(row)}; D = {row['D']:,})",
         f"  d_int90    {d_int90_text(row)}",
+        *([f"  bits       {bits_text(row)}"] if row["sizes"] else []),
         f"  threshold  {score(row['threshold_local'])} local; "
         f"{score(row['threshold_global'])} global ({metric(row)})",
         f"  baseline   {baseline(row)}; floor {score(row['floor'])}",

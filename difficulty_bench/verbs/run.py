@@ -110,11 +110,12 @@ def _measure(
             progress.close()
             if tracker is not None:
                 tracker.close()
-        _print_rows(store, [one.task for one in prepared], as_json=arguments.json)
+        print_rows(store, [one.task for one in prepared], as_json=arguments.json)
     return _exit_code(complete, errors, caught, progress)
 
 
-def _print_rows(store: Store, tasks: Sequence[Task], *, as_json: bool) -> None:
+def print_rows(store: Store, tasks: Sequence[Task], *, as_json: bool) -> None:
+    """The row of every task on standard output."""
     wanted = {(study_identity(task), task.lr_rule) for task in tasks}
     measured = rows(store, {study for study, _ in wanted})
     found = [row for row in measured if (row["study"], row["lr_rule"]) in wanted]

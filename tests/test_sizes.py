@@ -1,0 +1,160 @@
+"""From d to bits: every width has a d_int90 of its own, and the row takes a sound one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from difficulty_bench.bits import size_bits
+from difficulty_bench.cli import main
+from difficulty_bench.crossing import Crossing
+from difficulty_bench.estimate import estimate
+from difficulty_bench.exchange import export
+from difficulty_bench.report import rows
+from difficulty_bench.results import Outcome, Request
+from difficulty_bench.sizes import sizes, smallest
+from difficulty_bench.store import Store
+
+from . import made_up
+
+TINY = ["--tasks", str(Path(__file__).parent / "tiny.yaml"), "--task", "tiny"]
+TASK = made_up.made_up_task()
+Scores = Mapping[Request, Mapping[int, float]]
+
+
+def study(d50: float) -> dict[Request, Outcome]:
+    return made_up.run_study(TASK, made_up.learner(made_up.power_law(d50)))
+
+
+def shifted(outcomes: dict[Request, Outcome], factors: dict[int, float]) -> Scores:
+    """Scores of quantised trials that do as well as full ones do at `factor` times fewer d."""
+    full = made_up.power_law(400)
+    return {
+        request: {w: score + (full(request.d / f) - full(request.d)) for w, f in factors.items()}
+        for request, outcome in outcomes.items()
+        if request.role == "trial" and (score := outcome.score) is not None
+    }
+
+
+def test_a_width_that_needs_more_d_has_its_own_crossing() -> None:
+    outcomes = study(400)
+    full = estimate(TASK, made_up.D, outcomes)
+    found = sizes(TASK, made_up.D, outcomes, shifted(outcomes, {8: 1.0, 3: 1.5}))
+    assert list(found) == [3, 8]
+    assert found[8] == full  # nothing was lost, so nothing changes
+    local = found[3].local
+    assert local is not None
+    assert local.ci_low is not None
+    assert local.ci_high is not None
+    assert local.ci_low <= 600 <= local.ci_high
+    assert found[3].threshold_local == full.threshold_local
+    assert (found[3].baseline_mean, found[3].n_trials) == (full.baseline_mean, full.n_trials)
+
+
+def test_a_failed_trial_stays_a_failure_and_a_missing_score_leaves_the_width_out() -> None:
+    outcomes = study(400)
+    request = max(r for r in outcomes if r.role == "trial")
+    outcomes[request] = Outcome(None, 1.0)
+    scores = dict(shifted(outcomes, {4: 1.0}))
+    assert request not in scores
+    assert sizes(TASK, made_up.D, outcomes, scores)[4].n_failed == 1
+    del scores[next(iter(scores))]
+    assert sizes(TASK, made_up.D, outcomes, scores) == {}
+
+
+def crossing(d: int | None, high: int | None) -> Crossing:
+    return Crossing(0.9, d_int90=d, ci_low=d and d // 2, ci_high=high, censored=None)
+
+
+@pytest.mark.parametrize(
+    ("crossings", "width", "bits"),
+    [
+        ({2: crossing(300, None), 4: crossing(160, 300), 6: crossing(120, 130)}, 6, 6 * 120 + 32),
+        ({2: crossing(300, 330), 4: crossing(160, 300)}, 2, 632),
+        ({2: crossing(300, None), 4: crossing(160, None)}, 2, 632),
+        ({2: crossing(None, None), 4: crossing(160, None), 6: None}, 4, 672),
+    ],
+)
+def test_the_width_whose_interval_ends_lowest_is_taken(
+    crossings: dict[int, Crossing | None], width: int, bits: int
+) -> None:
+    found = smallest(crossings)
+    assert found is not None
+    assert (found.width, found.bits) == (width, bits)
+    assert found.ci_low == width * (found.crossing.ci_low or 0) + 32
+
+
+def test_without_a_crossing_there_are_no_bits() -> None:
+    assert smallest({}) is None
+    assert smallest({4: crossing(None, 900)}) is None
+    assert (size_bits(100, None), size_bits(100, 4)) == (3200, 432)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("bits") / "bench.sqlite"
+    assert main(["run", *TINY, "--store", str(store), "--workers", "1", "--quiet"]) == 0
+    return store
+
+
+def run_bits(store: Path, *more: str) -> int:
+    return main(["bits", *TINY, "--store", str(store), "--device", "cpu", *more])
+
+
+def test_every_trial_is_scored_once_on_its_own_evaluation(
+    measured: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_bits(measured, "--bits", "1,16", "--quiet") == 0
+    assert "  bits       " in capsys.readouterr().out
+    with Store(measured, read_only=True) as store:
+        (row,) = rows(store)
+        results = [r for r in store.results(row["study"]) if r.request.role == "trial"]
+        found = store.quantised(row["study"])
+    assert {r.identity for r in results if r.score is not None} == set(found)
+    for result in results:  # 16 bits lose nothing that the score of 1,000 samples could show
+        assert result.score == pytest.approx(found[result.identity][16], abs=0.002)
+    assert [size["bits_a_number"] for size in row["sizes"]] == [1, 16]
+    assert row["sizes"][1]["d_int90"] == row["d_int90"]
+    assert row["bits"] <= 16 * row["d_int90"] + 32
+    assert run_bits(measured, "--bits", "1,16") == 0
+    assert "bits" not in capsys.readouterr().err  # nothing was left to score
+
+
+def test_the_bits_travel_with_the_results(measured: Path, tmp_path: Path) -> None:
+    assert run_bits(measured, "--bits", "8", "--quiet") == 0
+    with Store(measured, read_only=True) as store:
+        export(store, tmp_path / "results.jsonl")
+        before = rows(store)
+    assert main(["report", "--store", str(tmp_path / "none.sqlite"), "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "difficulty.md").read_text()
+    assert f"{before[0]['bits']:,} [" in page
+    assert "local d_int90 by bits a number: 1: " in page
+
+
+@pytest.mark.parametrize("text", ["0", "17", "4,x", ""])
+def test_a_width_out_of_range_is_refused(
+    measured: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_bits(measured, "--bits", text)
+    assert "bits a number" in capsys.readouterr().err
+
+
+def test_what_cannot_be_quantised_is_one_line(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run_bits(tmp_path / "empty.sqlite")
+    text = capsys.readouterr().err
+    assert (code, text.count("\n")) == (2, 1)
+    assert "bench run measures them first" in text
+    with Store(measured, read_only=True) as store:
+        export(store, tmp_path / "results.jsonl")
+    imported = tmp_path / "imported.sqlite"
+    file = str(tmp_path / "results.jsonl")
+    assert main(["results", "import", file, "--store", str(imported)]) == 0
+    code = run_bits(imported, "--bits", "5")
+    text = capsys.readouterr().err
+    assert (code, text.count("\n")) == (3, 1)
+    assert "without its d numbers" in text
