@@ -179,6 +179,10 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         "--workers", type=positive(int), metavar="N", help="trials side by side (default: cores)"
     )
     side.add_argument(
+        "--ray", metavar="ADDRESS",
+        help="on a Ray cluster, a trial to a core: HOST:PORT of its head, auto, or local",
+    )  # fmt: skip
+    side.add_argument(
         "--batch-trials", dest="batch", type=batch, metavar="K",
         help="up to K trials of a round (search.batch) in one program, for a GPU; "
         "auto: as many as fit",

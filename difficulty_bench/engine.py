@@ -1,4 +1,4 @@
-"""Where trials run: in this process, or in several beside it."""
+"""Where trials run: in this process, in several beside it, or on a cluster (`ray_engine`)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .context import Interrupted
+from .errors import ResourceError
 from .results import TrialResult
 from .together import groups, run_together
 from .trial import Runtime, Trial, failed_result, run_trial
@@ -220,8 +221,21 @@ def _result_of(future: Future[TrialResult | None]) -> TrialResult | None:
     return None if future.cancelled() else future.result()
 
 
-def make_engine(workers: int, batch: int | None, warn: Callable[[str], None]) -> Engine:
-    """`batch` trials in one program, else `workers` processes of one trial each."""
+def make_engine(
+    workers: int, batch: int | None, ray: str | None, warn: Callable[[str], None]
+) -> Engine:
+    """`batch` trials in one program, a cluster at `ray`, or `workers` processes of one trial each.
+
+    Raise ResourceError where Ray is not installed or its cluster cannot be reached.
+    """
+    if ray is not None:
+        try:
+            from .ray_engine import RayEngine
+        except ModuleNotFoundError:
+            raise ResourceError(
+                "--ray: Ray is not installed; pip install 'difficulty-bench[ray]'"
+            ) from None
+        return RayEngine(ray)
     if batch is not None:
         return BatchEngine(batch, warn)
     return InlineEngine() if workers == 1 else ProcessEngine(workers)

@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure every `--task`; print one row each. See `cli` for the exit codes."""
     settings = given_settings(arguments)
     tasks = given_tasks(arguments, settings)
-    device = choose_device(arguments.device)
+    # a cluster's nodes have devices of their own
+    device = arguments.device if arguments.ray else choose_device(arguments.device)
     prepared = [prepare(task) for task in tasks]
     plan = Plan(arguments.precision, arguments.max_trials, arguments.grid, arguments.seeds)
     first_rounds = [plan.next_round(one, {}) for one in prepared]  # refuses what does not fit
@@ -86,7 +87,9 @@ def _measure(
         checkpoint_dir=checkpoint_folder(arguments.store),
         command=recorded(command_line()),
     )
-    engine = make_engine(arguments.workers or usable_cores(), arguments.batch, progress.warn)
+    engine = make_engine(
+        arguments.workers or usable_cores(), arguments.batch, arguments.ray, progress.warn
+    )
     tracker = None if arguments.wandb == "off" else Tracker(arguments.wandb, progress.warn)
     errors: list[StudyError] = []
     complete = True

@@ -1,0 +1,176 @@
+"""Trials on a Ray cluster. Imported only where `--ray` asks for it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+
+from .context import Interrupted
+from .engine import GRACE_S, Engine
+from .errors import BenchError, ResourceError
+from .results import TrialResult
+from .trial import Runtime, Trial, failed_result, run_trial
+
+LOCAL = "local"  # Ray's own word for a cluster of this machine alone, that ends with the command
+POLL_S = 0.5
+REACH_S = 5.0  # for a head node to answer
+ATTEMPTS = 2  # at a trial whose process or node died
+
+
+@ray.remote(num_cpus=0)
+class _Flag:
+    """Whether the cluster's trials shall stop."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self) -> None:
+        self._set = True
+
+    def is_set(self) -> bool:
+        return self._set
+
+
+@ray.remote(num_cpus=1, max_retries=0)
+def _work(trial: Trial, runtime: Runtime, flag: Any) -> TrialResult | None:
+    """The result, or None where the trial was interrupted."""
+    stop, done = threading.Event(), threading.Event()
+    if ray.get(flag.is_set.remote()):
+        return None
+    threading.Thread(target=_follow, args=(flag, stop, done), daemon=True).start()
+    try:
+        return run_trial(trial, replace(runtime, stop=stop))
+    except Interrupted:
+        return None
+    finally:
+        done.set()
+
+
+def _follow(flag: Any, stop: threading.Event, done: threading.Event) -> None:
+    while not done.wait(POLL_S):
+        if ray.get(flag.is_set.remote()):
+            stop.set()
+            return
+
+
+class RayEngine(Engine):
+    """A trial to a core of the cluster at `address`, which shares its GPUs evenly among them.
+
+    `address` is `local`, `auto` or HOST:PORT of a head node. Nodes need this package, the data and
+    whatever the task's entry points name; a checkpoint is found again where they share the store's
+    folder. A trial whose process or node died is tried ATTEMPTS times, then failed. Raise
+    ResourceError where the cluster cannot be reached, or has no GPU and one was asked for.
+    """
+
+    def __init__(self, address: str) -> None:
+        _connect(address)
+        self._flag = _Flag.remote()  # type: ignore[attr-defined]
+        self._stop = threading.Event()
+
+    def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
+        share = _gpu_share(runtime.device)
+        folder = runtime.checkpoint_dir
+        runtime = replace(
+            runtime,
+            device="cuda" if share else "cpu",
+            checkpoint_dir=folder.absolute() if folder else None,
+            stop=None,
+        )
+        work = _work.options(num_gpus=share)
+        pending = {work.remote(trial, runtime, self._flag): trial for trial in trials}
+        tried: Counter[str] = Counter()
+        interrupted, stopped_at = False, 0.0
+        while pending:
+            done, _ = ray.wait(list(pending), timeout=POLL_S)
+            for reference in done:
+                trial = pending.pop(reference)
+                try:
+                    result = _result(reference)
+                except RayError as error:
+                    tried[trial.identity] += 1
+                    if tried[trial.identity] < ATTEMPTS and not self._stop.is_set():
+                        pending[work.remote(trial, runtime, self._flag)] = trial
+                        continue
+                    result = failed_result(
+                        trial, runtime, f"its process or node died: {_why(error)}"
+                    )
+                interrupted |= result is None
+                if result is not None:
+                    yield result
+            if self._stop.is_set() and pending:
+                stopped_at = stopped_at or self._tell()
+                if time.monotonic() - stopped_at > GRACE_S:
+                    break
+        if interrupted or pending:
+            self._cancel(pending)
+            raise Interrupted("stopped")
+
+    def _tell(self) -> float:
+        self._flag.set.remote()
+        return time.monotonic()
+
+    def _cancel(self, pending: Any) -> None:
+        for reference in pending:
+            ray.cancel(reference, force=True)
+
+    def stop(self) -> None:
+        self._stop.set()  # `run` tells the cluster: a signal handler must not
+
+    def close(self) -> None:
+        self._stop.set()
+        ray.shutdown()  # tasks and actors of this driver end with it
+
+
+def _connect(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        if host and port.isdecimal():  # Ray itself waits a minute
+            socket.create_connection((host, int(port)), timeout=REACH_S).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ResourceError(
+            f"--ray {address}: {_why(error)}; give HOST:PORT of `ray start --head` (with "
+            f"RAY_AUTH_MODE=token where it asks for one), auto, or {LOCAL} for this machine alone"
+        ) from None
+
+
+def _gpu_share(device: str) -> float:
+    """GPUs for one trial: with a core each, all that the cluster has are shared out."""
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus, cores = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
+    if device == "cuda" and not gpus:
+        raise ResourceError("--device cuda: the Ray cluster has no GPU; use --device cpu")
+    return 0.0 if device == "cpu" else min(1.0, gpus / cores)
+
+
+def _result(reference: Any) -> TrialResult | None:
+    """Raise what the trial raised where that is of ours, RayError where its process died."""
+    try:
+        result: TrialResult | None = ray.get(reference)
+    except TaskCancelledError:
+        return None
+    except RayTaskError as error:
+        if isinstance(error.cause, BenchError):
+            raise error.cause from None
+        raise ResourceError(
+            f"a node of the Ray cluster cannot run trials: {_why(error.cause)}; install "
+            "difficulty-bench, and what the task's entry points name, on every node"
+        ) from None
+    return result
+
+
+def _why(error: BaseException) -> str:
+    """The first line of what it says."""
+    with suppress(IndexError):
+        return str(error).strip().splitlines()[0]
+    return type(error).__name__

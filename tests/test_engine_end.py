@@ -1,0 +1,63 @@
+"""How engines end, and clusters that are not there: each test has an engine of its own."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from difficulty_bench.cli import main
+from difficulty_bench.context import Interrupted
+from difficulty_bench.engine import make_engine
+from difficulty_bench.errors import ResourceError, UsageError
+from difficulty_bench.ray_engine import LOCAL
+from difficulty_bench.trial import Runtime, Trial
+
+from .test_engine import ENGINES, REQUESTS, TASKS, TINY
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_stop_ends_what_runs_and_what_waits(name: str) -> None:
+    engine = ENGINES[name]()
+    task = TASKS.get("tiny-broken", ["agent.how=hang"])
+    trials = [Trial(task, request) for request in REQUESTS[:4]]
+    start = time.monotonic()
+    threading.Timer(1.0, engine.stop).start()
+    with pytest.raises(Interrupted):
+        list(engine.run(trials, Runtime()))
+    engine.close()
+    assert time.monotonic() - start < 60  # they hang for 100 s
+
+
+@pytest.mark.parametrize("name", ["processes", "ray"])
+def test_an_error_does_not_wait_for_the_other_trials(name: str) -> None:
+    """One trial finds that the task cannot run here; the other, which would go on, is stopped."""
+    engine = ENGINES[name]()
+    hanging = Trial(TASKS.get("tiny-broken", ["agent.how=hang"]), REQUESTS[0])
+    refused = Trial(TASKS.get("tiny-broken", ["agent.how=refuse"]), REQUESTS[0])
+    with pytest.raises(UsageError, match="not here"):
+        list(engine.run([hanging, refused], Runtime()))
+    start = time.monotonic()
+    engine.close()
+    assert time.monotonic() - start < 10  # the other hangs for 100 s
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_a_cluster_that_is_not_there_is_one_line(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", "--tasks", str(TINY), "--task", "tiny", "--store", str(tmp_path / "s.sqlite")]
+    assert main([*command, "--ray", address]) == 3
+    text = capsys.readouterr().err
+    assert text.startswith(f"bench: --ray {address}: ")
+    assert text.endswith("or local for this machine alone\n")
+    assert text.count("\n") == 1
+
+
+def test_ray_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "difficulty_bench.ray_engine", None)
+    with pytest.raises(ResourceError, match=r"pip install 'difficulty-bench\[ray\]'"):
+        make_engine(1, None, LOCAL, print)
