@@ -78,17 +78,9 @@ class RayEngine(Engine):
         self._stop = threading.Event()
 
     def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
-        share = _gpu_share(runtime.device)
-        folder = runtime.checkpoint_dir
-        runtime = replace(
-            runtime,
-            device="cuda" if share else "cpu",
-            checkpoint_dir=folder.absolute() if folder else None,
-            stop=None,
-        )
-        work = _work.options(num_gpus=share)
+        runtime, work = _on_nodes(runtime)
         pending = {work.remote(trial, runtime, self._flag): trial for trial in trials}
-        tried: Counter[str] = Counter()
+        died: Counter[str] = Counter()
         interrupted, stopped_at = False, 0.0
         while pending:
             done, _ = ray.wait(list(pending), timeout=POLL_S)
@@ -97,31 +89,25 @@ class RayEngine(Engine):
                 try:
                     result = _result(reference)
                 except RayError as error:
-                    tried[trial.identity] += 1
-                    if tried[trial.identity] < ATTEMPTS and not self._stop.is_set():
+                    died[trial.identity] += 1
+                    if self._stop.is_set():
+                        result = None  # killed on the way out
+                    elif died[trial.identity] < ATTEMPTS:
                         pending[work.remote(trial, runtime, self._flag)] = trial
                         continue
-                    result = failed_result(
-                        trial, runtime, f"its process or node died: {_why(error)}"
-                    )
+                    else:
+                        reason = f"its process or node died: {_why(error)}"
+                        result = failed_result(trial, runtime, reason)
                 interrupted |= result is None
                 if result is not None:
                     yield result
-            if self._stop.is_set() and pending:
-                stopped_at = stopped_at or self._tell()
-                if time.monotonic() - stopped_at > GRACE_S:
-                    break
+            if self._stop.is_set() and not stopped_at:
+                self._flag.set.remote()
+                stopped_at = time.monotonic()
+            if stopped_at and time.monotonic() - stopped_at > GRACE_S:
+                break
         if interrupted or pending:
-            self._cancel(pending)
             raise Interrupted("stopped")
-
-    def _tell(self) -> float:
-        self._flag.set.remote()
-        return time.monotonic()
-
-    def _cancel(self, pending: Any) -> None:
-        for reference in pending:
-            ray.cancel(reference, force=True)
 
     def stop(self) -> None:
         self._stop.set()  # `run` tells the cluster: a signal handler must not
@@ -142,6 +128,18 @@ def _connect(address: str) -> None:
             f"--ray {address}: {_why(error)}; give HOST:PORT of `ray start --head` (with "
             f"RAY_AUTH_MODE=token where it asks for one), auto, or {LOCAL} for this machine alone"
         ) from None
+
+
+def _on_nodes(runtime: Runtime) -> tuple[Runtime, Any]:
+    """The runtime as a node needs it, and the task to submit."""
+    share, folder = _gpu_share(runtime.device), runtime.checkpoint_dir
+    there = replace(
+        runtime,
+        device="cuda" if share else "cpu",
+        checkpoint_dir=folder.absolute() if folder else None,
+        stop=None,
+    )
+    return there, _work.options(num_gpus=share)
 
 
 def _gpu_share(device: str) -> float:
