@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from difficulty_bench.bits import size_bits
@@ -13,6 +14,7 @@ from difficulty_bench.crossing import Crossing
 from difficulty_bench.estimate import estimate
 from difficulty_bench.exchange import export
 from difficulty_bench.report import rows
+from difficulty_bench.report.overview import bits_figure
 from difficulty_bench.results import Outcome, Request
 from difficulty_bench.sizes import sizes, smallest
 from difficulty_bench.store import Store
@@ -131,6 +133,21 @@ def test_the_bits_travel_with_the_results(measured: Path, tmp_path: Path) -> Non
     page = (tmp_path / "difficulty.md").read_text()
     assert f"{before[0]['bits']:,} [" in page
     assert "local d_int90 by bits a number: 1: " in page
+    assert "](plots/bits.svg)" in page
+    assert (tmp_path / "plots" / "bits.svg").is_file()
+
+
+def test_the_figure_of_bits_shows_the_bits_and_no_d(measured: Path) -> None:
+    with Store(measured, read_only=True) as store:
+        row = rows(store)[0]
+    figure = bits_figure([row, {**row, "sizes": []}])
+    assert figure is not None
+    points = [float(x) for line in figure.axes[0].lines for x in np.ravel(line.get_xdata())]
+    known = {row["bits"], row["bits_ci_low"], row["bits_ci_high"]} - {None}
+    assert known <= set(points)
+    assert row["D"] not in points
+    assert len(figure.axes[0].get_yticks()) == 1
+    assert bits_figure([{**row, "sizes": []}]) is None
 
 
 @pytest.mark.parametrize("text", ["0", "17", "4,x", ""])

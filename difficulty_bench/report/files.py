@@ -98,7 +98,7 @@ def clip_path(out: Path, anchor: str, d: int) -> Path:
 
 def _draw(reports: Sequence[StudyReport], rows: Sequence[Row], files: dict[str, bytes]) -> Figures:
     """Add every figure to `files`."""
-    from .overview import overview_figure
+    from .overview import bits_figure, overview_figure
     from .plot import study_figure
     from .style import svg
 
@@ -117,6 +117,7 @@ def _draw(reports: Sequence[StudyReport], rows: Sequence[Row], files: dict[str, 
         if path := add(comparison.slug, comparison.figure()):
             figures.comparisons[comparison.slug] = path
     figures.overview = add("overview", overview_figure(leading(rows)))
+    figures.bits = add("bits", bits_figure(leading(rows)))
     return figures
 
 

@@ -20,6 +20,7 @@ class Figures:
     plots: dict[int, str] = field(default_factory=dict)
     comparisons: dict[str, str] = field(default_factory=dict)
     overview: str | None = None
+    bits: str | None = None
 
 
 INTRO = """\
@@ -36,6 +37,11 @@ OVERVIEW = """\
 *Every task of the registry on one axis, easiest first.
 Filled: local threshold; open: global threshold; bar: 95% interval; grey tick: D, all parameters of
 the network.*
+"""
+BITS = """\
+![description length of a solution of every task on one logarithmic axis]({path})
+
+*The same in bits: an upper bound on the description length of a solution at d_int90, z quantised.*
 """
 COLUMNS = (
     *("task", "learner", "D", "d_int90 local [95%]", "d_int90 global [95%]", "bits local [95%]"),
@@ -103,6 +109,8 @@ def markdown(rows: Sequence[Row], figures: Figures, registered: Sequence[Task] =
     parts = [INTRO]
     if overview is not None:
         parts.append(OVERVIEW.format(path=overview))
+    if figures.bits is not None:
+        parts.append(BITS.format(path=figures.bits))
     parts += [_paradigm(paradigm, leading(rows)) for paradigm in PARADIGMS]
     parts.append(_unmeasured(registered, {row["task"] for row in rows}))
     if compared := comparisons(rows):

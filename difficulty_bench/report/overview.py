@@ -1,4 +1,4 @@
-"""The figure that the suite exists for: rows on one axis of d_int90."""
+"""The figures that the suite exists for: rows on one axis, of d_int90 or of bits."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .text import Row, has_number, searched, variant
 
 SIZE = 5.0  # points
 MARGIN = 1.6  # factor between the outermost values and the edges
+D_INT90, BITS = "d_int90", "bits at d_int90"
 LANE = 0.17  # how far local and global stand apart, of a row's height
 
 
@@ -23,7 +24,27 @@ def overview_figure(rows: Sequence[Row]) -> Figure | None:
     return forest_figure(shown, _names(shown)) if shown else None
 
 
-def forest_figure(shown: Sequence[Row], names: Sequence[str], *, sizes: bool = True) -> Figure:
+def bits_figure(rows: Sequence[Row]) -> Figure | None:
+    """The same in bits; None where no row has any."""
+    shown = sorted((_in_bits(row) for row in rows if row["sizes"]), key=_position)
+    shown = [row for row in shown if has_number(row)]
+    return forest_figure(shown, _names(shown), sizes=False, label=BITS) if shown else None
+
+
+def _in_bits(row: Row) -> Row:
+    """A row whose d_int90 and intervals are its bits."""
+    bits = {}
+    for suffix in ("", "_global"):
+        bits[f"d_int90{suffix}"] = row[f"bits{suffix}"]
+        bits[f"censored{suffix}"] = None
+        for end in ("ci_low", "ci_high"):
+            bits[f"{end}{suffix}"] = row[f"bits_{end}{suffix}"]
+    return {**row, **bits}
+
+
+def forest_figure(
+    shown: Sequence[Row], names: Sequence[str], *, sizes: bool = True, label: str = D_INT90
+) -> Figure:
     """Rows that have a number, from the top, each with its name; with `sizes`, D as a tick."""
     with styled():
         figure, axes = new_figure(1.15 + 0.34 * len(shown))
@@ -42,7 +63,7 @@ def forest_figure(shown: Sequence[Row], names: Sequence[str], *, sizes: bool = T
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_xlabel("d_int90 with its 95% interval")
+        axes.set_xlabel(f"{label} with its 95% interval")
         figure.legend(handles=_legend(shown, sizes), loc="outside lower center", ncols=3,
                       handletextpad=0.4, columnspacing=1.2)  # fmt: skip
     return figure
