@@ -134,6 +134,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--bits", dest="widths", type=widths, default="1,2,3,4,6,8", metavar="B,B,...",
         help="bits a number, 1 to 16 (default: %(default)s)",
     )  # fmt: skip
+    sizes.add_argument(
+        "--workers", type=positive(int), metavar="N", help="side by side (default: cores)"
+    )
     sizes.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     sizes.add_argument("--json", action="store_true", help="rows as JSON on stdout")
     sizes.add_argument("--quiet", action="store_true")

@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 import torch
+from joblib import Parallel, delayed
 
+from ..environment import usable_cores
 from ..errors import ResourceError, UsageError
 from ..problem import Problem
 from ..progress import Progress, describe
@@ -22,31 +24,51 @@ from .run import given_settings, given_tasks, print_rows
 def bits(arguments: argparse.Namespace) -> int:
     """Every subspace trial of every `--task` at every width, on its own evaluation; print rows."""
     tasks = given_tasks(arguments, given_settings(arguments))
-    device = torch.device(choose_device(arguments.device))
+    device = choose_device(arguments.device)
+    workers = arguments.workers or (usable_cores() if device == "cpu" else 1)
     progress = Progress(as_json=arguments.json, quiet=arguments.quiet)
     prepared = [prepare(task) for task in tasks]
     with Store(arguments.store) as store:
         for one in prepared:
-            _score(one, store, arguments.widths, device, progress)
+            jobs = _missing(one, store, arguments.widths)
+            side_by_side = Parallel(workers, return_as="generator_unordered")
+            found = side_by_side(delayed(_scores)(*job, device) for job in jobs)
+            for n, (trial, scores) in enumerate(found, 1):
+                store.put_quantised(trial.identity, scores)
+                said = ", ".join(f"{score:.4g} at {w}" for w, score in scores.items())
+                name = describe(trial.request)
+                progress.note(f"{one.task.name}: {n}/{len(jobs)}: {name}: {said} bits")
         print_rows(store, tasks, as_json=arguments.json)
     return 0
 
 
-def _score(
-    one: Prepared, store: Store, widths: Sequence[int], device: torch.device, progress: Progress
-) -> None:
-    task, problem = one.task, one.task.problem()
-    known, trials = store.quantised(study_identity(task)), _finished(one, store)
-    for n, result in enumerate(trials, 1):
-        missing = [w for w in widths if w not in known.get(result.identity, {})]
-        if missing:
-            solution = _solution(Trial(task, result.request), store, result)
-            scores = {w: _evaluate(solution.quantised(w), problem, device) for w in missing}
-            store.put_quantised(result.identity, scores)
-            said = ", ".join(f"{score:.4g} at {w}" for w, score in scores.items())
-            progress.note(
-                f"{task.name}: {n}/{len(trials)}: {describe(result.request)}: {said} bits"
-            )
+def _missing(
+    one: Prepared, store: Store, widths: Sequence[int]
+) -> list[tuple[Solution, list[int]]]:
+    """The solutions of finished trials, each with the widths at which it has no score yet."""
+    known = store.quantised(study_identity(one.task))
+    missing = [
+        (result, [w for w in widths if w not in known.get(result.identity, {})])
+        for result in _finished(one, store)
+    ]
+    return [
+        (_solution(Trial(one.task, result.request), store, result), left)
+        for result, left in missing
+        if left
+    ]
+
+
+def _scores(
+    solution: Solution, widths: Sequence[int], device: str
+) -> tuple[Trial, dict[int, float]]:
+    trial, there = solution.trial, torch.device(device)
+    problem: Problem = trial.task.problem()
+    seed = trial.streams.evaluation  # what the trial's own score was taken on
+    scores = {}
+    for width in widths:
+        network = solution.quantised(width).network().to(there)
+        scores[width] = problem.evaluate(network, split="test", seed=seed, device=there).score
+    return trial, scores
 
 
 def _finished(one: Prepared, store: Store) -> list[TrialResult]:
@@ -67,9 +89,3 @@ def _solution(trial: Trial, store: Store, result: TrialResult) -> Solution:
         )
     values = torch.frombuffer(bytearray(z), dtype=torch.float32)
     return Solution(trial, (), result.D, values)
-
-
-def _evaluate(solution: Solution, problem: Problem, device: torch.device) -> float:
-    network = solution.network().to(device)
-    seed = solution.trial.streams.evaluation  # what the trial's own score was taken on
-    return problem.evaluate(network, split="test", seed=seed, device=device).score
