@@ -5,7 +5,7 @@ parameters are the keys of `network:` in tasks.yaml. Weights are drawn from torc
 generator, which the caller seeds.
 
 Batch norm is off by default: its running statistics are buffers, not parameters, so they lie
-outside theta and a solution (seed, z) does not hold them.
+outside theta, a solution (seed, z) does not hold them, and such a one is refused.
 """
 
 from __future__ import annotations

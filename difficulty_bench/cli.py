@@ -66,11 +66,11 @@ def dimensions(text: str) -> tuple[int, ...]:
     return values
 
 
-def widths(text: str) -> tuple[int, ...]:
-    """Bits a number, ascending."""
-    values = _integers(text, "bits a number like 2,4,8")
+def bits_per_number(text: str) -> tuple[int, ...]:
+    """`2,4,8` -> (2, 4, 8), ascending."""
+    values = _integers(text, "bits per number like 2,4,8")
     if not 1 <= values[0] <= values[-1] <= MOST_BITS:
-        raise argparse.ArgumentTypeError(f"'{text}': give 1 to {MOST_BITS} bits a number")
+        raise argparse.ArgumentTypeError(f"'{text}': give 1 to {MOST_BITS} bits per number")
     return values
 
 
@@ -128,11 +128,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--bits", type=int, choices=range(1, MOST_BITS + 1), metavar="B",
         help="quantise each of the d numbers to B bits, 1 to 16 (default: float32)",
     )  # fmt: skip
-    sizes = add("bits", "bits:bits", "a finished study's solutions with fewer bits a number")
+    sizes = add("bits", "bits:bits", "score a study's solutions with few bits per number")
     _add_task(sizes)
     sizes.add_argument(
-        "--bits", dest="widths", type=widths, default="1,2,3,4,6,8", metavar="B,B,...",
-        help="bits a number, 1 to 16 (default: %(default)s)",
+        "--bits", dest="bits", type=bits_per_number, default="1,2,3,4,6,8", metavar="B,B,...",
+        help="bits per number, 1 to 16 (default: %(default)s)",
     )  # fmt: skip
     sizes.add_argument(
         "--workers", type=positive(int), metavar="N", help="side by side (default: cores)"

@@ -96,6 +96,7 @@ def merge(store: Store, file: Path, parsed: Parsed) -> Merged:
     """Merge what `parse` gave; `file` is for messages."""
     before = {trial.identity for r in store.studies() for trial in store.results(r.study)}
     conflicts = []
+    others = set[str]()  # trials that the store holds with another end, hence another z
     with store.transaction():
         for line, reading in parsed.readings:
             with _naming(file, line):
@@ -104,9 +105,11 @@ def merge(store: Store, file: Path, parsed: Parsed) -> Merged:
             with _naming(file, line):
                 if warning := store.put(trial):
                     conflicts.append(f"{file}:{line}: {warning}")
+                    others.add(trial.identity)
         for line, one in parsed.quantised:
-            with _naming(file, line):
-                store.put_quantised(one.identity, one.scores)
+            if one.identity not in others:
+                with _naming(file, line):
+                    store.put_quantised(one.identity, one.scores)
     identities = {trial.identity for _, trial in parsed.trials}
     return Merged(len(identities - before), len(identities & before), tuple(conflicts))
 
@@ -144,6 +147,8 @@ def parse(file: Path, content: bytes) -> Parsed:
     lines = _load(file, content)
     environments = {x.environment: x.facts for _, x in lines if isinstance(x, EnvironmentLine)}
     studies = {line.study for _, line in lines if isinstance(line, StudyLine)}
+    finished = [x for _, x in lines if isinstance(x, TrialLine) and x.score is not None]
+    solved = {trial.identity for trial in finished if trial.d}
     readings: list[tuple[int, Reading]] = []
     trials: list[tuple[int, TrialResult]] = []
     quantised: list[tuple[int, QuantisedLine]] = []
@@ -154,6 +159,7 @@ def parse(file: Path, content: bytes) -> Parsed:
             elif isinstance(line, TrialLine):
                 trials.append((number, line.result(environments, studies)))
             elif isinstance(line, QuantisedLine):
+                line.check(solved)
                 quantised.append((number, line))
             else:
                 line.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .context import Interrupted
 from .engine import GRACE_S, Engine
@@ -45,7 +47,7 @@ class _Flag:
 def _work(trial: Trial, runtime: Runtime, flag: Any) -> TrialResult | None:
     """The result, or None where the trial was interrupted."""
     stop, done = threading.Event(), threading.Event()
-    if ray.get(flag.is_set.remote()):
+    if runtime.must_stop() or ray.get(flag.is_set.remote()):
         return None
     threading.Thread(target=_follow, args=(flag, stop, done), daemon=True).start()
     try:
@@ -68,13 +70,16 @@ class RayEngine(Engine):
 
     `address` is `local`, `auto` or HOST:PORT of a head node. Nodes need this package, the data and
     whatever the task's entry points name; a checkpoint is found again where they share the store's
-    folder. A trial whose process or node died is tried ATTEMPTS times, then failed. Raise
-    ResourceError where the cluster cannot be reached, or has no GPU and one was asked for.
+    folder. A trial whose process or node died is tried ATTEMPTS times, then failed. Where GPUs are
+    used, nodes without one rest. Raise ResourceError where the cluster cannot be reached, or lacks
+    what a trial needs.
     """
 
     def __init__(self, address: str) -> None:
         _connect(address)
-        self._flag = _Flag.remote()  # type: ignore[attr-defined]
+        here = ray.get_runtime_context().get_node_id()
+        beside = NodeAffinitySchedulingStrategy(here, soft=False)  # it lives as long as the driver
+        self._flag = _Flag.options(scheduling_strategy=beside).remote()  # type: ignore[attr-defined]
         self._stop = threading.Event()
 
     def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
@@ -90,7 +95,7 @@ class RayEngine(Engine):
                     result = _result(reference)
                 except RayError as error:
                     died[trial.identity] += 1
-                    if self._stop.is_set():
+                    if stopped_at or self._stop.is_set():
                         result = None  # killed on the way out
                     elif died[trial.identity] < ATTEMPTS:
                         pending[work.remote(trial, runtime, self._flag)] = trial
@@ -101,7 +106,7 @@ class RayEngine(Engine):
                 interrupted |= result is None
                 if result is not None:
                     yield result
-            if self._stop.is_set() and not stopped_at:
+            if (self._stop.is_set() or runtime.must_stop()) and not stopped_at:
                 self._flag.set.remote()
                 stopped_at = time.monotonic()
             if stopped_at and time.monotonic() - stopped_at > GRACE_S:
@@ -123,10 +128,10 @@ def _connect(address: str) -> None:
         if host and port.isdecimal():  # Ray itself waits a minute
             socket.create_connection((host, int(port)), timeout=REACH_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, RayError) as error:
         raise ResourceError(
-            f"--ray {address}: {_why(error)}; give HOST:PORT of `ray start --head` (with "
-            f"RAY_AUTH_MODE=token where it asks for one), auto, or {LOCAL} for this machine alone"
+            f"--ray {address}: {_why(error)}; on a node of the cluster, give HOST:PORT of its "
+            f"head (with RAY_AUTH_MODE=token where it asks for a token) or auto; or {LOCAL}"
         ) from None
 
 
@@ -143,12 +148,14 @@ def _on_nodes(runtime: Runtime) -> tuple[Runtime, Any]:
 
 
 def _gpu_share(device: str) -> float:
-    """GPUs for one trial: with a core each, all that the cluster has are shared out."""
+    """GPUs for one trial: so that, with a core each, as many as fit share one."""
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus, cores = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
+    gpus, cores = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
+    if not cores:
+        raise ResourceError("--ray: no node of the cluster has a core to give; add one that has")
     if device == "cuda" and not gpus:
         raise ResourceError("--device cuda: the Ray cluster has no GPU; use --device cpu")
-    return 0.0 if device == "cpu" else min(1.0, gpus / cores)
+    return 0.0 if device == "cpu" or not gpus else 1.0 / max(1, math.ceil(cores / gpus))
 
 
 def _result(reference: Any) -> TrialResult | None:
@@ -158,7 +165,7 @@ def _result(reference: Any) -> TrialResult | None:
     except TaskCancelledError:
         return None
     except RayTaskError as error:
-        if isinstance(error.cause, BenchError):
+        if isinstance(error.cause, BenchError | RayError):
             raise error.cause from None
         raise ResourceError(
             f"a node of the Ray cluster cannot run trials: {_why(error.cause)}; install "

@@ -12,10 +12,11 @@ from .records import Reading, check_reading, check_result, environment_id
 from .registry import Task
 from .results import Request, Role, TrialResult
 
-FORMAT = 1
+FORMAT = 2
+READ = (1, FORMAT)  # 2 added `quantised` lines
 Natural = Annotated[int, Field(ge=0, lt=2**63)]
 Word = Annotated[str, Field(min_length=1)]
-Width = Annotated[int, Field(ge=1, le=MOST_BITS, strict=False)]  # a key of JSON is text
+PerNumber = Annotated[int, Field(ge=1, le=MOST_BITS, strict=False)]  # a key of JSON is text
 
 
 class Line(BaseModel):
@@ -29,8 +30,9 @@ class FormatLine(Line):
     format: int = FORMAT
 
     def check(self) -> None:
-        if self.format != FORMAT:
-            raise ValueError(f"format {self.format}, this program reads {FORMAT}")
+        if self.format not in READ:
+            known = ", ".join(map(str, READ))
+            raise ValueError(f"format {self.format}, this program reads {known}")
 
 
 class EnvironmentLine(Line):
@@ -116,11 +118,16 @@ class TrialLine(Line):
 
 
 class QuantisedLine(Line):
-    """What a trial's solution scores with so many bits a number of z."""
+    """What a trial's solution scores with so many bits per number of z."""
 
     kind: Literal["quantised"] = "quantised"
     identity: Word
-    scores: Annotated[dict[Width, float], Field(min_length=1)]
+    scores: Annotated[dict[PerNumber, float | None], Field(min_length=1)]
+
+    def check(self, solved: set[str]) -> None:
+        """Raise ValueError where the file has no finished subspace trial of this identity."""
+        if self.identity not in solved:
+            raise ValueError("no finished subspace trial of this file has this identity")
 
 
 AnyLine = FormatLine | EnvironmentLine | StudyLine | TrialLine | QuantisedLine

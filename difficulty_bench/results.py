@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal["pilot", "baseline", "trial"]
+Scores = Mapping[int, float | None]  # of a quantised solution, by bits per number; None: not solved
 State = Literal["waiting", "running", "complete", "failed", "timed_out"]
 
 

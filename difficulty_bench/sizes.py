@@ -1,7 +1,7 @@
-"""d_int90 of solutions with so many bits a number of z, and what it comes to in bits. Pure.
+"""d_int90 of solutions with so many bits per number of z, and what it comes to in bits. Pure.
 
-A trial's solution is its seed and z. Quantised to w bits a number it has w d + STEP_BITS bits and
-a score of its own, so that every width w has a d_int90 of its own, with its interval, from the same
+A trial's solution is its seed and z. Quantised to w bits per number it has w d + STEP_BITS bits and
+a score of its own, so that every w has a d_int90 of its own, with its interval, from the same
 trials. See docs/estimate.md.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .bits import size_bits
 from .crossing import Crossing
 from .estimate import Estimate, estimate
-from .results import Outcome, Request
+from .results import Outcome, Request, Scores
 
 if TYPE_CHECKING:
     from .registry import Task
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Size:
-    """The crossing of trials whose z has `width` bits a number, in d and in bits."""
+    """The crossing of trials whose z has `bits_per_number`, in d and in bits."""
 
-    width: int
+    bits_per_number: int
     crossing: Crossing
 
     @property
@@ -41,34 +41,34 @@ class Size:
         return self._bits(self.crossing.ci_high)
 
     def _bits(self, d: int | None) -> int | None:
-        return None if d is None else size_bits(d, self.width)
+        return None if d is None else size_bits(d, self.bits_per_number)
 
 
 def sizes(
     task: Task,
     D: int,
     outcomes: Mapping[Request, Outcome],
-    quantised: Mapping[Request, Mapping[int, float]],
+    quantised: Mapping[Request, Scores],
 ) -> dict[int, Estimate]:
-    """By width, the estimate of the task's trials with quantised solutions.
+    """By bits per number, the estimate of the task's trials with quantised solutions.
 
-    The baseline and the thresholds stay those of `outcomes`. A width at which a finished trial
-    lacks its score is left out.
+    The baseline and the thresholds stay those of `outcomes`. What was not scored for every
+    finished trial is left out.
     """
     finished = [r for r, o in outcomes.items() if r.role == "trial" and o.score is not None]
-    widths = {width for request in finished for width in quantised.get(request, ())}
+    tried = {bits for request in finished for bits in quantised.get(request, ())}
     found = {}
-    for width in sorted(widths):
-        if all(width in quantised.get(request, ()) for request in finished):
-            scores = {r: replace(outcomes[r], score=quantised[r][width]) for r in finished}
-            found[width] = estimate(task, D, {**outcomes, **scores})
+    for bits in sorted(tried):
+        if all(bits in quantised.get(request, ()) for request in finished):
+            scores = {r: replace(outcomes[r], score=quantised[r][bits]) for r in finished}
+            found[bits] = estimate(task, D, {**outcomes, **scores})
     return found
 
 
 def smallest(crossings: Mapping[int, Crossing | None]) -> Size | None:
-    """The width whose interval ends lowest in bits: the fewest that the trials vouch for.
+    """Of those with a d_int90, the one whose interval ends lowest in bits.
 
-    Widths without a d_int90 or an upper end come last; None where no width has a d_int90.
+    That is the fewest bits that the trials vouch for. Intervals without an upper end come last.
     """
-    known = [Size(width, c) for width, c in crossings.items() if c is not None and c.d_int90]
+    known = [Size(bits, c) for bits, c in crossings.items() if c is not None and c.d_int90]
     return min(known, key=lambda size: (size.ci_high or math.inf, size.bits), default=None)

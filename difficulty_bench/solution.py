@@ -57,9 +57,17 @@ class Solution:
         return replace(self, z=z, quantiser=quantiser)
 
     def network(self) -> nn.Module:
-        """The trained network, rebuilt: theta_0 + P z. Raise UsageError where D cannot be its."""
+        """The trained network, rebuilt: theta_0 + P z.
+
+        Raise UsageError where D cannot be its, or where seed and z do not hold all of it.
+        """
         task, streams = self.trial.task, self.trial.streams
         network = build_network(task, task.problem(), streams.theta_0)
+        if next(network.buffers(), None) is not None:
+            raise UsageError(
+                f"the network of '{task.name}' has buffers (of batch norm, say) that "
+                "seed and z do not hold; measure it without, as with network.batch_norm=false"
+            )
         theta = parameters_to_vector(network.parameters()).detach()
         # A critic trained in the same subspace, at most as large, comes after the policy.
         if not theta.numel() <= self.D <= 2 * theta.numel():

@@ -6,8 +6,9 @@ Trials belong to a study, a report row to a reading of one (see `records.Reading
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from pydantic import ValidationError
 from .errors import ResourceError, StudyError
 from .records import Reading, check_reading, check_result, environment_id
 from .registry import Task
-from .results import Outcome, Request, TrialResult
+from .results import Outcome, Request, Scores, TrialResult
 from .seeds import canonical_json, content_hash
 from .sqlite_file import WriterLock, open_reader, open_writer
 
 QUANTISED = """TABLE quantised (
-    identity TEXT NOT NULL, bits INTEGER NOT NULL, score REAL NOT NULL,
+    identity TEXT NOT NULL REFERENCES trials, bits INTEGER NOT NULL, score REAL,
     PRIMARY KEY (identity, bits)
 ) WITHOUT ROWID"""
 ADDED = {1: QUANTISED}
@@ -198,17 +199,21 @@ class Store:
         if result.z is not None:
             sql.execute("INSERT INTO solutions VALUES (?, ?)", (result.identity, result.z))
 
-    def put_quantised(self, identity: str, scores: Mapping[int, float]) -> None:
-        """Record what a trial of this store scores with so many bits a number of z.
+    def put_quantised(self, identity: str, scores: Scores) -> None:
+        """Record what a trial of this store scores with so many bits per number of z.
 
-        The first score is kept. Raise ValueError for a trial that has no solution to quantise.
+        The first score is kept. Raise ValueError for a trial that has no solution to quantise, or
+        a score that is not finite (None is: not solved).
         """
-        found = self.find(identity)
-        if not found or found[0].score is None or found[0].request.d == 0:
+        query = "SELECT 1 FROM trials WHERE identity = ? AND score IS NOT NULL AND d > 0"
+        if not self._all(query, identity):
             raise ValueError(f"trial {identity[:12]} is no finished subspace trial of this store")
+        if not all(score is None or math.isfinite(score) for score in scores.values()):
+            raise ValueError(f"trial {identity[:12]}: not all of {dict(scores)} are finite")
         rows = [(identity, bits, score) for bits, score in scores.items()]
+        sql = "INSERT INTO quantised VALUES (?, ?, ?) ON CONFLICT (identity, bits) DO NOTHING"
         with self.transaction():
-            self._sql.executemany("INSERT OR IGNORE INTO quantised VALUES (?, ?, ?)", rows)
+            self._sql.executemany(sql, rows)
 
     def studies(self) -> list[Reading]:
         """All readings, by task name, version, study and lr_rule."""
@@ -261,11 +266,11 @@ class Store:
         rows = self._all("SELECT z FROM solutions WHERE identity = ?", identity)
         return rows[0][0] if rows else None
 
-    def quantised(self, study: str) -> dict[str, dict[int, float]]:
-        """By the identity of a trial: bits a number -> score of its quantised solution."""
+    def quantised(self, study: str) -> dict[str, dict[int, float | None]]:
+        """By the identity of a trial: bits per number -> score of its quantised solution."""
         query = """SELECT identity, bits, quantised.score FROM quantised JOIN trials
         USING (identity) WHERE study = ? ORDER BY identity, bits"""
-        found: dict[str, dict[int, float]] = {}
+        found: dict[str, dict[int, float | None]] = {}
         for identity, bits, score in self._all(query, study):
             found.setdefault(identity, {})[bits] = score
         return found

@@ -11,7 +11,7 @@ import pytest
 
 from difficulty_bench.cli import main
 from difficulty_bench.context import Interrupted
-from difficulty_bench.engine import make_engine
+from difficulty_bench.engine import GRACE_S, make_engine
 from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.ray_engine import LOCAL
 from difficulty_bench.trial import Runtime, Trial
@@ -20,16 +20,35 @@ from .test_engine import ENGINES, REQUESTS, TASKS, TINY
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_stop_ends_what_runs_and_what_waits(name: str) -> None:
-    engine = ENGINES[name]()
-    task = TASKS.get("tiny-broken", ["agent.how=hang"])
+def test_stop_ends_what_runs_and_what_waits(name: str, tmp_path: Path) -> None:
+    """The running trial, which would go on for 100 s, hears of it and leaves its checkpoint."""
+    engine, marker, folder = ENGINES[name](), tmp_path / "running", tmp_path / "checkpoints"
+    task = TASKS.get("tiny-broken", ["agent.how=hang", f"agent.marker={marker}"])
     trials = [Trial(task, request) for request in REQUESTS[:4]]
-    start = time.monotonic()
-    threading.Timer(1.0, engine.stop).start()
+    asked = []
+
+    def stop_once_it_runs() -> None:
+        while not marker.exists():
+            time.sleep(0.05)
+        engine.stop()
+        asked.append(time.monotonic())
+
+    threading.Thread(target=stop_once_it_runs, daemon=True).start()
     with pytest.raises(Interrupted):
-        list(engine.run(trials, Runtime()))
+        list(engine.run(trials, Runtime(checkpoint_dir=folder)))
+    assert time.monotonic() - asked[0] < GRACE_S / 2
     engine.close()
-    assert time.monotonic() - start < 60  # they hang for 100 s
+    assert list(folder.glob("*.pt"))
+
+
+def test_a_deadline_ends_trials_that_no_node_has_begun() -> None:
+    engine = ENGINES["ray"]()
+    task = TASKS.get("tiny-broken", ["agent.how=hang"])
+    start = time.monotonic()
+    with pytest.raises(Interrupted):
+        list(engine.run([Trial(task, REQUESTS[0])], Runtime(deadline=time.time() - 1)))
+    engine.close()
+    assert time.monotonic() - start < GRACE_S
 
 
 @pytest.mark.parametrize("name", ["processes", "ray"])
@@ -53,7 +72,7 @@ def test_a_cluster_that_is_not_there_is_one_line(
     assert main([*command, "--ray", address]) == 3
     text = capsys.readouterr().err
     assert text.startswith(f"bench: --ray {address}: ")
-    assert text.endswith("or local for this machine alone\n")
+    assert text.endswith("or auto; or local\n")
     assert text.count("\n") == 1
 
 

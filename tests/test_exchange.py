@@ -104,6 +104,31 @@ def test_merging_is_by_identity(tmp_path: Path, file: Path) -> None:
         assert store.outcomes(OF.study)[TRIAL.request].score == TRIAL.score
 
 
+def test_scores_of_another_solution_are_left_out(tmp_path: Path, file: Path) -> None:
+    """Where the store has another end of a trial, what a file says of its z is of another z."""
+    with read(file) as store:
+        store.put_quantised(TRIAL.identity, {4: 0.25, 8: None})
+        export(store, file)
+    for other in (
+        replace(TRIAL, score=0.7),
+        replace(TRIAL, score=None, state="failed", reason="x"),
+    ):
+        with store_of(other) as store:
+            assert len(import_results(store, file).conflicts) == 1
+            assert store.quantised(OF.study) == {}
+    with store_of(TRIAL) as store:
+        import_results(store, file)
+        assert store.quantised(OF.study) == {TRIAL.identity: {4: 0.25, 8: None}}
+
+
+def test_a_file_of_format_1_is_read(file: Path) -> None:
+    text = file.read_text()
+    file.write_text(text.replace('"format": 2', '"format": 1', 1))
+    assert file.read_text() != text
+    with read(file) as store:
+        assert len(store.results(OF.study)) == 3
+
+
 def test_two_files_one_after_the_other_are_a_file(file: Path) -> None:
     file.write_bytes(file.read_bytes() * 2 + b"\n")
     with read(file) as store:
@@ -157,7 +182,7 @@ def study(**changes: Any) -> Callable[[Lines], object]:
     return lambda lines: kind(lines, "study").update(changes)
 
 
-def quantised(identity: str, scores: dict[str, float]) -> Callable[[Lines], object]:
+def quantised(identity: str, scores: dict[str, float | None]) -> Callable[[Lines], object]:
     line = {"kind": "quantised", "identity": identity, "scores": scores}
     return lambda lines: lines.append(line)
 
@@ -192,11 +217,13 @@ WRONG: dict[str, tuple[Callable[[Lines], object], int, str]] = {
     ),
     "D": (study(D=0), 3, "D"),
     "facts": (lambda lines: kind(lines, "environment")["facts"].update(torch="0"), 2, "facts"),
-    "format": (lambda lines: lines[0].update(format=2), 1, "format 2"),
+    "format": (lambda lines: lines[0].update(format=3), 1, "format 3"),
     "no such trial": (quantised("f" * 64, {"4": 0.5}), 7, "no finished subspace trial"),
     "native solution": (quantised(NATIVE.identity, {"4": 0.5}), 7, "no finished subspace trial"),
-    "width": (quantised(TRIAL.identity, {"17": 0.5}), 7, "scores.17"),
-    "no width": (quantised(TRIAL.identity, {}), 7, "scores"),
+    "a prefix": (quantised(TRIAL.identity[:12], {"4": 0.5}), 7, "no finished subspace trial"),
+    "failed": (quantised(FAILED.identity, {"4": 0.5}), 7, "no finished subspace trial"),
+    "bits": (quantised(TRIAL.identity, {"17": 0.5}), 7, "scores.17"),
+    "no bits": (quantised(TRIAL.identity, {}), 7, "scores"),
     "no header": (lambda lines: lines.pop(0), 1, "not a results file"),
 }
 

@@ -1,9 +1,11 @@
-"""From d to bits: every width has a d_int90 of its own, and the row takes a sound one."""
+"""From d to bits: every number of bits has a d_int90 of its own, and the row takes a sound one."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from difficulty_bench.cli import main
 from difficulty_bench.crossing import Crossing
 from difficulty_bench.estimate import estimate
 from difficulty_bench.exchange import export
+from difficulty_bench.problem import Evaluation, SupervisedProblem
 from difficulty_bench.report import rows
 from difficulty_bench.report.overview import bits_figure
 from difficulty_bench.results import Outcome, Request
@@ -23,14 +26,14 @@ from . import made_up
 
 TINY = ["--tasks", str(Path(__file__).parent / "tiny.yaml"), "--task", "tiny"]
 TASK = made_up.made_up_task()
-Scores = Mapping[Request, Mapping[int, float]]
+Quantised = Mapping[Request, Mapping[int, float]]
 
 
 def study(d50: float) -> dict[Request, Outcome]:
     return made_up.run_study(TASK, made_up.learner(made_up.power_law(d50)))
 
 
-def shifted(outcomes: dict[Request, Outcome], factors: dict[int, float]) -> Scores:
+def shifted(outcomes: dict[Request, Outcome], factors: dict[int, float]) -> Quantised:
     """Scores of quantised trials that do as well as full ones do at `factor` times fewer d."""
     full = made_up.power_law(400)
     return {
@@ -40,7 +43,7 @@ def shifted(outcomes: dict[Request, Outcome], factors: dict[int, float]) -> Scor
     }
 
 
-def test_a_width_that_needs_more_d_has_its_own_crossing() -> None:
+def test_bits_that_need_more_d_have_a_crossing_of_their_own() -> None:
     outcomes = study(400)
     full = estimate(TASK, made_up.D, outcomes)
     found = sizes(TASK, made_up.D, outcomes, shifted(outcomes, {8: 1.0, 3: 1.5}))
@@ -55,7 +58,7 @@ def test_a_width_that_needs_more_d_has_its_own_crossing() -> None:
     assert (found[3].baseline_mean, found[3].n_trials) == (full.baseline_mean, full.n_trials)
 
 
-def test_a_failed_trial_stays_a_failure_and_a_missing_score_leaves_the_width_out() -> None:
+def test_a_failed_trial_stays_a_failure_and_a_missing_score_leaves_the_bits_out() -> None:
     outcomes = study(400)
     request = max(r for r in outcomes if r.role == "trial")
     outcomes[request] = Outcome(None, 1.0)
@@ -71,7 +74,7 @@ def crossing(d: int | None, high: int | None) -> Crossing:
 
 
 @pytest.mark.parametrize(
-    ("crossings", "width", "bits"),
+    ("crossings", "per_number", "bits"),
     [
         ({2: crossing(300, None), 4: crossing(160, 300), 6: crossing(120, 130)}, 6, 6 * 120 + 32),
         ({2: crossing(300, 330), 4: crossing(160, 300)}, 2, 632),
@@ -79,13 +82,13 @@ def crossing(d: int | None, high: int | None) -> Crossing:
         ({2: crossing(None, None), 4: crossing(160, None), 6: None}, 4, 672),
     ],
 )
-def test_the_width_whose_interval_ends_lowest_is_taken(
-    crossings: dict[int, Crossing | None], width: int, bits: int
+def test_those_whose_interval_ends_lowest_are_taken(
+    crossings: dict[int, Crossing | None], per_number: int, bits: int
 ) -> None:
     found = smallest(crossings)
     assert found is not None
-    assert (found.width, found.bits) == (width, bits)
-    assert found.ci_low == width * (found.crossing.ci_low or 0) + 32
+    assert (found.bits_per_number, found.bits) == (per_number, bits)
+    assert found.ci_low == per_number * (found.crossing.ci_low or 0) + 32
 
 
 def test_without_a_crossing_there_are_no_bits() -> None:
@@ -117,11 +120,52 @@ def test_every_trial_is_scored_once_on_its_own_evaluation(
     assert {r.identity for r in results if r.score is not None} == set(found)
     for result in results:  # 16 bits lose nothing that the score of 1,000 samples could show
         assert result.score == pytest.approx(found[result.identity][16], abs=0.002)
-    assert [size["bits_a_number"] for size in row["sizes"]] == [1, 16]
+    assert [size["bits_per_number"] for size in row["sizes"]] == [1, 16]
     assert row["sizes"][1]["d_int90"] == row["d_int90"]
     assert row["bits"] <= 16 * row["d_int90"] + 32
     assert run_bits(measured, "--bits", "1,16") == 0
     assert "bits" not in capsys.readouterr().err  # nothing was left to score
+
+
+def test_trials_that_are_not_scored_yet_are_told(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = str(shutil.copy(measured, tmp_path / "more.sqlite"))
+    command = ["run", *TINY, "--store", copy, "--workers", "1", "--quiet", "--precision", "1.01"]
+    assert main([*command, "--max-trials", "60"]) == 0
+    with Store(copy, read_only=True) as store:
+        left = rows(store)[0]["bits_unscored"]
+    assert left > 0
+    assert f"  bits       – ({left} trials not scored yet) local" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), [("raise", "RuntimeError: broken"), ("nan", "not solved at 4")]
+)
+def test_a_solution_without_a_score_is_not_solved(
+    measured: Path,
+    tmp_path: Path,
+    how: str,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = shutil.copy(measured, tmp_path / "copy.sqlite")
+
+    def evaluate(*_: Any, **keys: Any) -> Evaluation:
+        if how == "raise":
+            raise RuntimeError("broken")
+        return Evaluation(float("nan"), 1)
+
+    monkeypatch.setattr(SupervisedProblem, "evaluate", evaluate)
+    assert run_bits(Path(copy), "--bits", "4", "--workers", "1") == 0
+    assert expected in capsys.readouterr().err
+    with Store(copy, read_only=True) as store:
+        row = rows(store)[0]
+        found = store.quantised(row["study"])
+    assert all(scores[4] is None for scores in found.values())
+    (size,) = (size for size in row["sizes"] if size["bits_per_number"] == 4)
+    assert size["d_int90"] is None
 
 
 def test_the_bits_travel_with_the_results(measured: Path, tmp_path: Path) -> None:
@@ -132,7 +176,7 @@ def test_the_bits_travel_with_the_results(measured: Path, tmp_path: Path) -> Non
     assert main(["report", "--store", str(tmp_path / "none.sqlite"), "--out", str(tmp_path)]) == 0
     page = (tmp_path / "difficulty.md").read_text()
     assert f"{before[0]['bits']:,} [" in page
-    assert "local d_int90 by bits a number: 1: " in page
+    assert "local d_int90 by bits per number: 1: " in page
     assert "](plots/bits.svg)" in page
     assert (tmp_path / "plots" / "bits.svg").is_file()
 
@@ -151,18 +195,19 @@ def test_the_figure_of_bits_shows_the_bits_and_no_d(measured: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "17", "4,x", ""])
-def test_a_width_out_of_range_is_refused(
+def test_bits_out_of_range_are_refused(
     measured: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         run_bits(measured, "--bits", text)
-    assert "bits a number" in capsys.readouterr().err
+    assert "bits per number" in capsys.readouterr().err
 
 
 def test_what_cannot_be_quantised_is_one_line(
     measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = run_bits(tmp_path / "empty.sqlite")
+    assert not list(tmp_path.iterdir())  # looking for trials creates no store
     text = capsys.readouterr().err
     assert (code, text.count("\n")) == (2, 1)
     assert "bench run measures them first" in text

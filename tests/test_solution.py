@@ -42,6 +42,16 @@ def test_a_saved_solution_scores_as_it_did(tmp_path: Path, projection: str) -> N
     assert torch.equal(again.z, solution.z)
 
 
+def test_a_network_that_seed_and_z_do_not_hold_is_refused() -> None:
+    task = TASKS.get("tiny", ["network.batch_norm=true"])
+    trial = Trial(task, Request("trial", 7, 1, 2.5))
+    result = next(InlineEngine().run([trial], Runtime()))
+    assert result.z is not None
+    z = torch.frombuffer(bytearray(result.z), dtype=torch.float32)
+    with pytest.raises(UsageError, match=r"'tiny' has buffers .*network\.batch_norm=false"):
+        Solution(trial, (), result.D, z).network()
+
+
 @pytest.mark.parametrize("bits", [1, 3, 8, 16])
 def test_a_quantised_solution_is_read_as_it_was_written(tmp_path: Path, bits: int) -> None:
     solution, _ = trained("hashed")

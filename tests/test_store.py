@@ -238,12 +238,14 @@ def test_a_store_of_version_1_gains_a_table_from_its_first_writer(path: Path) ->
 def test_the_first_score_of_a_quantised_solution_is_kept() -> None:
     with filled(":memory:") as store:
         store.put_quantised(TRIAL.identity, {4: 0.2, 2: 0.1})
-        store.put_quantised(TRIAL.identity, {4: 0.9, 8: 0.3})
-        assert store.quantised(OF.study) == {TRIAL.identity: {2: 0.1, 4: 0.2, 8: 0.3}}
+        store.put_quantised(TRIAL.identity, {4: 0.9, 8: None})
+        assert store.quantised(OF.study) == {TRIAL.identity: {2: 0.1, 4: 0.2, 8: None}}
         assert store.quantised("another study") == {}
-        for other in (NATIVE.identity, FAILED.identity, "0" * 64):
+        for other in (NATIVE.identity, FAILED.identity, TRIAL.identity[:12], "0" * 64):
             with pytest.raises(ValueError, match="no finished subspace trial"):
                 store.put_quantised(other, {4: 0.5})
+        with pytest.raises(ValueError, match="finite"):
+            store.put_quantised(TRIAL.identity, {6: float("nan")})
 
 
 def execute(path: Path, statement: str) -> None:

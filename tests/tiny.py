@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -36,8 +37,12 @@ def without_validation() -> SupervisedProblem:
     return SupervisedProblem((8,), 2, lambda: splits, has_validation=False)
 
 
-def network(input_shape: tuple[int, ...], output_size: int, *, width: int = 4) -> nn.Module:
-    return nn.Sequential(nn.Linear(input_shape[0], width), nn.Tanh(), nn.Linear(width, output_size))
+def network(
+    input_shape: tuple[int, ...], output_size: int, *, width: int = 4, batch_norm: bool = False
+) -> nn.Module:
+    norm = [nn.BatchNorm1d(width)] if batch_norm else []
+    first, last = nn.Linear(input_shape[0], width), nn.Linear(width, output_size)
+    return nn.Sequential(first, *norm, nn.Tanh(), last)
 
 
 def bad_network(input_shape: tuple[int, ...], output_size: int) -> nn.Module:
@@ -45,9 +50,16 @@ def bad_network(input_shape: tuple[int, ...], output_size: int) -> nn.Module:
 
 
 def misbehave(
-    problem: Problem, network: nn.Module, context: TrialContext, *, how: str = "raise"
+    problem: Problem,
+    network: nn.Module,
+    context: TrialContext,
+    *,
+    how: str = "raise",
+    marker: str = "",
 ) -> None:
-    """An agent that fails in the way `how` names."""
+    """An agent that fails in the way `how` names, and touches the file `marker` before."""
+    if marker:
+        Path(marker).touch()
     if how == "raise":
         raise RuntimeError("the learner broke")
     if how == "refuse":

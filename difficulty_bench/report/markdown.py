@@ -64,9 +64,10 @@ READING = """\
   *unfinished*: the d tried so far do not enclose the crossing; `–`: not bounded on that side, or
   not known.
 - **Bits [95%]**: the description length of a solution at d_int90, as an upper bound. z is quantised
-  after training and the trial scored anew; so many bits a number have a d_int90 of their own, and
-  the bits are their product, with 32 for the quantiser's step. Of the widths tried, the row shows
-  the one whose interval ends lowest. One unit for a classifier and for a controller.
+  after training and the trial scored anew; so many bits per number have a d_int90 of their own,
+  and the bits are their product, with 32 for the quantiser's step. Of those tried that have a
+  d_int90, the row shows the one whose interval ends lowest. One unit for a classifier and for a
+  controller.
 - **Paper rule**: the smallest tested d whose mean score is above the threshold, as in Li et al.
   (2018); it depends on the grid of d and has no interval. For comparison only.
 - **Published**: a value from the literature, and whether it lies inside our interval for the same
@@ -235,11 +236,11 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def _sizes(row: Row) -> str:
-    """The bits, and d_int90 at every width that was tried."""
+    """The bits, and d_int90 for all bits per number that were tried."""
     if not row["sizes"]:
-        return ""
-    tried = [f"{s['bits_a_number']}: {text.d_int90(row | s)}" for s in row["sizes"]]
-    return f"{text.bits_text(row)}; local d_int90 by bits a number: {', '.join(tried)}"
+        return text.bits(row) if row["bits_unscored"] else ""
+    tried = [f"{s['bits_per_number']}: {text.d_int90(row | s)}" for s in row["sizes"]]
+    return f"{text.bits_text(row)}; local d_int90 by bits per number: {', '.join(tried)}"
 
 
 def _early_stop(row: Row) -> str:

@@ -86,7 +86,8 @@ def _measured(report: StudyReport) -> dict[str, Any]:
         ),
         **_bits(report, "local", ""),
         **_bits(report, "global_", "_global"),
-        "sizes": [_size(width, found) for width, found in report.sizes.items()],
+        "bits_unscored": report.unscored,
+        "sizes": [_size(bits, found) for bits, found in report.sizes.items()],
         "n_trials": len(results),
         "n_failed": len(states) - states.count("complete"),
         "compute_s": sum(result.wall_s for result in results),
@@ -112,20 +113,20 @@ def _crossing(crossing: Crossing | None, suffix: str, *, open_: bool) -> dict[st
 
 
 def _bits(report: StudyReport, which: str, suffix: str) -> dict[str, Any]:
-    """Of the width that `sizes.smallest` takes for one threshold."""
-    least = smallest({width: getattr(found, which) for width, found in report.sizes.items()})
+    """What `sizes.smallest` takes for one threshold."""
+    least = smallest({bits: getattr(found, which) for bits, found in report.sizes.items()})
     return {
         f"bits{suffix}": least.bits if least else None,
         f"bits_ci_low{suffix}": least.ci_low if least else None,
         f"bits_ci_high{suffix}": least.ci_high if least else None,
-        f"bits_a_number{suffix}": least.width if least else None,
+        f"bits_per_number{suffix}": least.bits_per_number if least else None,
     }
 
 
-def _size(width: int, found: Estimate) -> dict[str, Any]:
-    """d_int90 of solutions with `width` bits a number."""
+def _size(bits: int, found: Estimate) -> dict[str, Any]:
+    """d_int90 of solutions with so many bits per number."""
     return {
-        "bits_a_number": width,
+        "bits_per_number": bits,
         **_crossing(found.local, "", open_=False),
         **_crossing(found.global_, "_global", open_=False),
     }

@@ -11,7 +11,7 @@ from ..errors import StudyError
 from ..estimate import Estimate, estimate
 from ..records import Reading
 from ..registry import Reference
-from ..results import TrialResult
+from ..results import Outcome, Request, Scores, TrialResult
 from ..sizes import sizes
 from ..store import Store
 from ..tuning import ChosenLr, chosen_lr, lr_scale
@@ -23,7 +23,8 @@ PARADIGMS = ("supervised", "reinforcement", "synthetic")
 class StudyReport:
     """`results` are the finished trials that this reading rests on, those of other lr rules left
     out. `chosen` is None while pilots are missing; `error` says why there is no estimate. `sizes`
-    are the estimates with quantised solutions, by bits a number.
+    are the estimates with quantised solutions, by bits per number; `unscored` finished subspace
+    trials lack what others have.
     """
 
     reading: Reading
@@ -32,6 +33,7 @@ class StudyReport:
     estimate: Estimate | None
     error: str | None
     sizes: Mapping[int, Estimate]
+    unscored: int
 
     def of_role(self, role: str) -> list[TrialResult]:
         return [result for result in self.results if result.request.role == role]
@@ -103,12 +105,13 @@ def _order(reading: Reading) -> tuple[object, ...]:
 
 
 def study_report(
-    reading: Reading, results: Sequence[TrialResult], quantised: Mapping[str, Mapping[int, float]]
+    reading: Reading, results: Sequence[TrialResult], quantised: Mapping[str, Scores]
 ) -> StudyReport:
     task, D, error = reading.task, reading.D, None
     chosen: ChosenLr | None = None
     found: Estimate | None = None
     small: Mapping[int, Estimate] = {}
+    unscored = 0
     own: list[TrialResult] = []
     try:
         chosen = chosen_lr(task, D, {result.request: result.outcome for result in results})
@@ -117,10 +120,16 @@ def study_report(
         found = estimate(task, D, outcomes)
         scores = {r.request: quantised[r.identity] for r in own if r.identity in quantised}
         small = sizes(task, D, outcomes, scores)
+        unscored = _unscored(outcomes, scores)
     except StudyError as exception:
         own = own or [result for result in results if _belongs(reading, chosen, result)]
         error = str(exception)
-    return StudyReport(reading, tuple(own), chosen, found, error, small)
+    return StudyReport(reading, tuple(own), chosen, found, error, small, unscored)
+
+
+def _unscored(outcomes: Mapping[Request, Outcome], scores: Mapping[Request, Scores]) -> int:
+    finished = [r for r, o in outcomes.items() if r.role == "trial" and o.score is not None]
+    return sum(request not in scores for request in finished) if scores else 0
 
 
 def _belongs(reading: Reading, chosen: ChosenLr | None, result: TrialResult) -> bool:

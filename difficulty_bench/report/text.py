@@ -77,12 +77,13 @@ def d_int90_text(row: Row) -> str:
 
 
 def bits(row: Row, suffix: str = "") -> str:
-    """`640 [600, 700] at 4 a number`; nothing where no width has a d_int90."""
-    value, width = row[f"bits{suffix}"], row[f"bits_a_number{suffix}"]
+    """`640 [600, 700] at 4 per number`, or why there is nothing."""
+    value, per_number = row[f"bits{suffix}"], row[f"bits_per_number{suffix}"]
     if value is None:
-        return NONE
+        left = row["bits_unscored"]
+        return f"{NONE} ({left} trials not scored yet)" if left else NONE
     low, high = row[f"bits_ci_low{suffix}"], row[f"bits_ci_high{suffix}"]
-    return f"{count(value)} [{count(low)}, {count(high)}] at {width} a number"
+    return f"{count(value)} [{count(low)}, {count(high)}] at {per_number} per number"
 
 
 def bits_text(row: Row) -> str:
@@ -151,7 +152,7 @@ def row_text(row: Row) -> str:
     lines = [
         f"{row['task']} v{row['version']}  ({row['paradigm']}; {learner(row)}; D = {row['D']:,})",
         f"  d_int90    {d_int90_text(row)}",
-        *([f"  bits       {bits_text(row)}"] if row["sizes"] else []),
+        *([f"  bits       {bits_text(row)}"] if row["sizes"] or row["bits_unscored"] else []),
         f"  threshold  {score(row['threshold_local'])} local; "
         f"{score(row['threshold_global'])} global ({metric(row)})",
         f"  baseline   {baseline(row)}; floor {score(row['floor'])}",

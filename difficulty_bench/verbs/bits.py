@@ -1,54 +1,64 @@
-"""`bench bits`: score the solutions of a finished study with fewer bits a number."""
+"""`bench bits`: score the solutions of a finished study with few bits per number."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 
 import torch
 from joblib import Parallel, delayed
 
 from ..environment import usable_cores
-from ..errors import ResourceError, UsageError
+from ..errors import BenchError, ResourceError, UsageError
 from ..problem import Problem
 from ..progress import Progress, describe
-from ..results import TrialResult
+from ..results import Scores, TrialResult
 from ..solution import Solution
 from ..store import Store
 from ..study import Prepared, choose_device, prepare
-from ..trial import Trial, study_identity
+from ..trial import Trial, described, study_identity
 from ..tuning import relevant
 from .run import given_settings, given_tasks, print_rows
 
 
 def bits(arguments: argparse.Namespace) -> int:
-    """Every subspace trial of every `--task` at every width, on its own evaluation; print rows."""
+    """Every subspace trial of every `--task`, on its own evaluation; print the tasks' rows.
+
+    A solution that cannot be scored, or has no finite score, is not solved.
+    """
     tasks = given_tasks(arguments, given_settings(arguments))
     device = choose_device(arguments.device)
     workers = arguments.workers or (usable_cores() if device == "cpu" else 1)
     progress = Progress(as_json=arguments.json, quiet=arguments.quiet)
     prepared = [prepare(task) for task in tasks]
+    with Store(arguments.store, read_only=True) as store:  # which creates none
+        for one in prepared:
+            _finished(one, store)
     with Store(arguments.store) as store:
         for one in prepared:
-            jobs = _missing(one, store, arguments.widths)
+            jobs = _missing(one, store, arguments.bits)
             side_by_side = Parallel(workers, return_as="generator_unordered")
             found = side_by_side(delayed(_scores)(*job, device) for job in jobs)
-            for n, (trial, scores) in enumerate(found, 1):
+            for n, (trial, scores, reasons) in enumerate(found, 1):
                 store.put_quantised(trial.identity, scores)
-                said = ", ".join(f"{score:.4g} at {w}" for w, score in scores.items())
-                name = describe(trial.request)
-                progress.note(f"{one.task.name}: {n}/{len(jobs)}: {name}: {said} bits")
+                name = f"{one.task.name}: {n}/{len(jobs)}: {describe(trial.request)}"
+                progress.note(f"{name}: {', '.join(_said(*pair) for pair in scores.items())} bits")
+                for reason in reasons:
+                    progress.warn(f"{name}: {reason}")
         print_rows(store, tasks, as_json=arguments.json)
     return 0
 
 
-def _missing(
-    one: Prepared, store: Store, widths: Sequence[int]
-) -> list[tuple[Solution, list[int]]]:
-    """The solutions of finished trials, each with the widths at which it has no score yet."""
+def _said(bits: int, score: float | None) -> str:
+    return f"{'not solved' if score is None else f'{score:.4g}'} at {bits}"
+
+
+def _missing(one: Prepared, store: Store, bits: Sequence[int]) -> list[tuple[Solution, list[int]]]:
+    """The solutions of finished trials, each with the bits per number that it has no score for."""
     known = store.quantised(study_identity(one.task))
     missing = [
-        (result, [w for w in widths if w not in known.get(result.identity, {})])
+        (result, [b for b in bits if b not in known.get(result.identity, {})])
         for result in _finished(one, store)
     ]
     return [
@@ -58,17 +68,24 @@ def _missing(
     ]
 
 
-def _scores(
-    solution: Solution, widths: Sequence[int], device: str
-) -> tuple[Trial, dict[int, float]]:
+def _scores(solution: Solution, bits: Sequence[int], device: str) -> tuple[Trial, Scores, set[str]]:
+    """The scores of `solution` quantised, and why some are None."""
     trial, there = solution.trial, torch.device(device)
     problem: Problem = trial.task.problem()
     seed = trial.streams.evaluation  # what the trial's own score was taken on
-    scores = {}
-    for width in widths:
-        network = solution.quantised(width).network().to(there)
-        scores[width] = problem.evaluate(network, split="test", seed=seed, device=there).score
-    return trial, scores
+    scores: dict[int, float | None] = {}
+    reasons = set()
+    for each in bits:
+        network = solution.quantised(each).network().to(there)
+        try:
+            score = problem.evaluate(network, split="test", seed=seed, device=there).score
+            scores[each] = score if math.isfinite(score) else None
+        except BenchError:
+            raise
+        except Exception as error:  # a user's problem; the other solutions can still be scored
+            scores[each] = None
+            reasons.add(described(error))
+    return trial, scores, reasons
 
 
 def _finished(one: Prepared, store: Store) -> list[TrialResult]:
