@@ -106,11 +106,14 @@ class RayEngine(Engine):
                 interrupted |= result is None
                 if result is not None:
                     yield result
-            if (self._stop.is_set() or runtime.must_stop()) and not stopped_at:
-                self._flag.set.remote()
+            if not stopped_at and (self._stop.is_set() or runtime.must_stop()):
                 stopped_at = time.monotonic()
+                if self._stop.is_set():
+                    self._flag.set.remote()  # of the deadline, running trials know themselves
             if stopped_at and time.monotonic() - stopped_at > GRACE_S:
                 break
+        for reference in pending:
+            ray.cancel(reference, force=True)
         if interrupted or pending:
             raise Interrupted("stopped")
 

@@ -23,7 +23,7 @@ from .test_engine import ENGINES, REQUESTS, TASKS, TINY
 def test_stop_ends_what_runs_and_what_waits(name: str, tmp_path: Path) -> None:
     """The running trial, which would go on for 100 s, hears of it and leaves its checkpoint."""
     engine, marker, folder = ENGINES[name](), tmp_path / "running", tmp_path / "checkpoints"
-    task = TASKS.get("tiny-broken", ["agent.how=hang", f"agent.marker={marker}"])
+    task = TASKS.get("tiny-broken", ["agent.entry_point=tests.tiny:hang", f"agent.marker={marker}"])
     trials = [Trial(task, request) for request in REQUESTS[:4]]
     asked = []
 

@@ -206,6 +206,7 @@ def test_the_bits_travel_with_the_results(measured: Path, tmp_path: Path) -> Non
 def test_the_figure_of_bits_shows_the_bits_and_no_d(measured: Path) -> None:
     with Store(measured, read_only=True) as store:
         row = rows(store)[0]
+    row = {**row, "D": 999_983}
     figure = bits_figure([row, {**row, "sizes": []}])
     assert figure is not None
     points = [float(x) for line in figure.axes[0].lines for x in np.ravel(line.get_xdata())]

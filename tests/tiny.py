@@ -50,16 +50,9 @@ def bad_network(input_shape: tuple[int, ...], output_size: int) -> nn.Module:
 
 
 def misbehave(
-    problem: Problem,
-    network: nn.Module,
-    context: TrialContext,
-    *,
-    how: str = "raise",
-    marker: str = "",
+    problem: Problem, network: nn.Module, context: TrialContext, *, how: str = "raise"
 ) -> None:
-    """An agent that fails in the way `how` names, and touches the file `marker` before."""
-    if marker:
-        Path(marker).touch()
+    """An agent that fails in the way `how` names."""
     if how == "raise":
         raise RuntimeError("the learner broke")
     if how == "refuse":
@@ -74,3 +67,9 @@ def misbehave(
             context.tick(step)
     if how == "poison":
         next(iter(network.parameters())).data.fill_(float("inf"))
+
+
+def hang(problem: Problem, network: nn.Module, context: TrialContext, *, marker: str) -> None:
+    """An agent that touches the file `marker` and then goes on for 100 s."""
+    Path(marker).touch()
+    misbehave(problem, network, context, how="hang")
