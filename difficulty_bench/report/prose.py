@@ -36,11 +36,11 @@ READING = """\
   uncertainty. `> d`: p is below 1/2 at the largest d searched; `≤ d`: above 1/2 at the smallest;
   *unfinished*: the d tried so far do not enclose the crossing; `–`: not bounded on that side, or
   not known.
-- **Bits [95%]**: the description length of a solution at d_int90, as an upper bound. z is quantised
-  after training and the trial scored anew; so many bits per number have a d_int90 of their own,
-  and the bits are their product, with 32 for the quantiser's step. Of those tried that have a
-  d_int90, the row shows the one whose interval ends lowest. One unit for a classifier and for a
-  controller.
+- **Bits [95%]**: the description length of a solution at d_int90, as an upper bound (`bench bits`).
+  z is quantised after training and the trial scored anew; so many bits per number have a d_int90 of
+  their own, and the bits are their product, with 32 for the quantiser's step. Of those tried that
+  have a d_int90, the row shows the one whose interval ends lowest. One unit for a classifier and
+  for a controller.
 - **Paper rule**: the smallest tested d whose mean score is above the threshold, as in Li et al.
   (2018); it depends on the grid of d and has no interval. For comparison only.
 - **Published**: a value from the literature, and whether it lies inside our interval for the same
