@@ -66,7 +66,7 @@ def _follow(flag: Any, stop: threading.Event, done: threading.Event) -> None:
 
 
 class RayEngine(Engine):
-    """A trial to a core of the cluster at `address`, which shares its GPUs evenly among them.
+    """A trial to a core of the cluster at `address`, and as many to each of its GPUs as come to it.
 
     `address` is `local`, `auto` or HOST:PORT of a head node. Nodes need this package, the data and
     whatever the task's entry points name; a checkpoint is found again where they share the store's
