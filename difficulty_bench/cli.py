@@ -131,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     sizes = add("bits", "bits:bits", "score a study's solutions with few bits per number")
     _add_task(sizes)
     sizes.add_argument(
-        "--bits", dest="bits", type=bits_per_number, default="1,2,3,4,6,8", metavar="B,B,...",
+        "--bits", type=bits_per_number, default="1,2,3,4,6,8", metavar="B,B,...",
         help="bits per number, 1 to 16 (default: %(default)s)",
     )  # fmt: skip
     sizes.add_argument(

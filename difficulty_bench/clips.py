@@ -45,8 +45,7 @@ def study_clips(
             raise UsageError(f"{task.name}: has another definition now than when it was trained")
         z = store.solution(result.identity)
         if z is not None:
-            values = torch.frombuffer(bytearray(z), dtype=torch.float32)
-            yield result.request.d, clip(Solution(trial, reading.settings, result.D, values))
+            yield result.request.d, clip(Solution.stored(trial, reading.settings, result.D, z))
 
 
 def chosen(trials: Sequence[TrialResult], d_int90: float | None) -> list[TrialResult]:

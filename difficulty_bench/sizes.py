@@ -55,7 +55,7 @@ def sizes(
     The baseline and the thresholds stay those of `outcomes`. What was not scored for every
     finished trial is left out.
     """
-    finished = [r for r, o in outcomes.items() if r.role == "trial" and o.score is not None]
+    finished = _finished(outcomes)
     tried = {bits for request in finished for bits in quantised.get(request, ())}
     found = {}
     for bits in sorted(tried):
@@ -63,6 +63,15 @@ def sizes(
             scores = {r: replace(outcomes[r], score=quantised[r][bits]) for r in finished}
             found[bits] = estimate(task, D, {**outcomes, **scores})
     return found
+
+
+def unscored(outcomes: Mapping[Request, Outcome], quantised: Mapping[Request, Scores]) -> int:
+    """How many finished trials lack the scores that others have."""
+    return sum(r not in quantised for r in _finished(outcomes)) if quantised else 0
+
+
+def _finished(outcomes: Mapping[Request, Outcome]) -> list[Request]:
+    return [r for r, o in outcomes.items() if r.role == "trial" and o.score is not None]
 
 
 def smallest(crossings: Mapping[int, Crossing | None]) -> Size | None:

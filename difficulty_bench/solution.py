@@ -45,6 +45,11 @@ class Solution:
     z: Tensor
     quantiser: Quantiser | None = None
 
+    @classmethod
+    def stored(cls, trial: Trial, settings: tuple[str, ...], D: int, z: bytes) -> Solution:
+        """Of z as the store keeps it: float32, little-endian."""
+        return cls(trial, settings, D, torch.tensor(np.frombuffer(z, dtype="<f4")))
+
     @property
     def size_bits(self) -> int:
         """Of z; see `bits.size_bits`."""

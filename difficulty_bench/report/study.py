@@ -11,8 +11,8 @@ from ..errors import StudyError
 from ..estimate import Estimate, estimate
 from ..records import Reading
 from ..registry import Reference
-from ..results import Outcome, Request, Scores, TrialResult
-from ..sizes import sizes
+from ..results import Scores, TrialResult
+from ..sizes import sizes, unscored
 from ..store import Store
 from ..tuning import ChosenLr, chosen_lr, lr_scale
 
@@ -111,7 +111,7 @@ def study_report(
     chosen: ChosenLr | None = None
     found: Estimate | None = None
     small: Mapping[int, Estimate] = {}
-    unscored = 0
+    lacking = 0
     own: list[TrialResult] = []
     try:
         chosen = chosen_lr(task, D, {result.request: result.outcome for result in results})
@@ -120,16 +120,11 @@ def study_report(
         found = estimate(task, D, outcomes)
         scores = {r.request: quantised[r.identity] for r in own if r.identity in quantised}
         small = sizes(task, D, outcomes, scores)
-        unscored = _unscored(outcomes, scores)
+        lacking = unscored(outcomes, scores)
     except StudyError as exception:
         own = own or [result for result in results if _belongs(reading, chosen, result)]
         error = str(exception)
-    return StudyReport(reading, tuple(own), chosen, found, error, small, unscored)
-
-
-def _unscored(outcomes: Mapping[Request, Outcome], scores: Mapping[Request, Scores]) -> int:
-    finished = [r for r, o in outcomes.items() if r.role == "trial" and o.score is not None]
-    return sum(request not in scores for request in finished) if scores else 0
+    return StudyReport(reading, tuple(own), chosen, found, error, small, lacking)
 
 
 def _belongs(reading: Reading, chosen: ChosenLr | None, result: TrialResult) -> bool:

@@ -104,5 +104,4 @@ def _solution(trial: Trial, store: Store, result: TrialResult) -> Solution:
             f"{store.path}: trial {result.identity[:12]} of {trial.task.name} is here without its "
             "d numbers (a results file holds none); give --store the one that it ran in"
         )
-    values = torch.frombuffer(bytearray(z), dtype=torch.float32)
-    return Solution(trial, (), result.D, values)
+    return Solution.stored(trial, (), result.D, z)

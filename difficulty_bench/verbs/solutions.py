@@ -34,8 +34,7 @@ def export(arguments: argparse.Namespace) -> int:
     if z is None:
         raise UsageError(f"trial {result.identity[:12]} is native or failed: it has no d numbers")
     task = trusted_task(registry, study.task.name, study.settings, str(arguments.store))
-    values = torch.frombuffer(bytearray(z), dtype=torch.float32)
-    solution = Solution(Trial(task, result.request), study.settings, result.D, values)
+    solution = Solution.stored(Trial(task, result.request), study.settings, result.D, z)
     if solution.trial.study != result.study:
         raise UsageError(f"'{task.name}' has another definition now than when this trial ran")
     quantised = "" if arguments.bits is None else f" in float32; {arguments.bits} bits a number"
