@@ -14,7 +14,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import Tensor, nn
 
 from difficulty_bench.errors import ResourceError, UsageError
-from envs import control
+from envs import atari, control
 from envs.evaluation import episode_returns
 from envs.standardise import Whitener
 
@@ -165,6 +165,15 @@ def test_whitening_tells_apart_what_is_nearly_the_same() -> None:
     torch.testing.assert_close(seen.mean(0), torch.zeros(3), atol=0.08, rtol=0)
     assert torch.equal(seen, Whitener(make, smallest=1e-4)(rows))
     assert float(whiten(torch.full((1, 3), 1e6)).abs().max()) == 10
+
+
+def test_whitening_makes_no_subnormal_numbers_on_which_processors_crawl() -> None:
+    problem = atari.make(id="ALE/Pong-v5", obs="ram")
+    envs = problem.make_envs(4, seed=3)
+    seen = [torch.tensor(envs.step(envs.action_space.sample())[0]) for _ in range(100)]
+    rows = torch.cat([problem.prepare(x) for x in seen])
+    smallest = torch.finfo(torch.float32).tiny
+    assert not bool(((rows != 0) & (rows.abs() < smallest)).any())
 
 
 def test_preparing_leaves_the_observations_as_they_were() -> None:
