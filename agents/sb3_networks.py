@@ -17,6 +17,8 @@ from difficulty_bench.context import TrialContext
 from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import Problem
 
+from .networks import channels_last
+
 
 class PreparedObservations(BaseFeaturesExtractor):
     """What evaluation feeds the network too: observations as `problem.prepare` gives them."""
@@ -27,7 +29,7 @@ class PreparedObservations(BaseFeaturesExtractor):
         self.prepare = problem.prepare
 
     def forward(self, observations: Tensor) -> Tensor:
-        return self.prepare(observations)
+        return channels_last(self.prepare(observations))
 
 
 def policy_kwargs(problem: Problem) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from agents import supervised
+from agents.networks import channels_last
 from difficulty_bench.context import Diverged, Interrupted, TrialContext
 from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import Problem, SupervisedProblem, count_parameters
@@ -346,8 +347,8 @@ def test_digits_are_learned_natively_and_in_a_large_subspace_only() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_channels_last_changes_the_layout_only(channels: int) -> None:
     x = torch.randn(2, channels, 4, 5)
-    laid_out = supervised.channels_last(x)
+    laid_out = channels_last(x)
     assert torch.equal(x, laid_out)
     assert laid_out.stride() == (20 * channels, 1, 5 * channels, channels)
     vectors = torch.randn(2, 3)
-    assert supervised.channels_last(vectors) is vectors
+    assert channels_last(vectors) is vectors
