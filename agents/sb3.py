@@ -121,6 +121,7 @@ def dqn(
     gamma: Share = 0.99,
     train_freq: Count = 4,
     gradient_steps: Count = 1,
+    n_steps: Count = 1,
     target_update_interval: Count = 10_000,
     exploration_fraction: Share = 0.1,
     exploration_final_eps: Share = 0.05,
@@ -128,7 +129,8 @@ def dqn(
 ) -> None:
     """Deep Q learning (Mnih et al. 2015) with a target network and a Huber loss.
 
-    `train_freq` counts steps of the vectorised environment, as in SB3. A trial whose replay
+    `train_freq` counts steps of the vectorised environment, as in SB3; `n_steps` is how many
+    rewards a target sums before it bootstraps (Sutton 1988). A trial whose replay
     buffer is over MAX_SAVED_REPLAY_BYTES leaves no checkpoint and starts again when interrupted.
     """
     acting = checked_problem(problem, "dqn")
@@ -149,6 +151,7 @@ def dqn(
             gamma=gamma,
             train_freq=train_freq,
             gradient_steps=gradient_steps,
+            n_steps=n_steps,
             target_update_interval=target_update_interval,
             exploration_fraction=exploration_fraction,
             exploration_final_eps=exploration_final_eps,

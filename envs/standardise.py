@@ -13,7 +13,6 @@ from torch import Tensor
 STEPS = 10_000  # of a random policy: some 400 episodes of Humanoid-v5, in a few seconds
 SEED = 0
 SMALLEST = 1e-6
-NOISE = 1e-12  # relative to the largest entry: what eigh, in float64, leaves where nothing is
 LARGEST = 10.0  # standardised observations are clipped there, as is usual (OpenAI's baselines)
 
 Make = Callable[[], gym.Env[Any, Any]]
@@ -62,20 +61,27 @@ class Whitener:
     C is the covariance of a random policy's observations, taken over all numbers of one (those of
     stacked frames together), so that small differences, as between two frames, count as much as
     the frames themselves. C^(-1/2) is the symmetric root (ZCA), which does not depend on how an
-    eigenvector's sign falls out. Eigenvalues below `smallest` squared are raised to it.
+    eigenvector's sign falls out. Eigenvalues below `smallest` squared are raised to it, those of
+    numbers that never vary among them.
     """
 
     def __init__(self, make: Make, *, smallest: float) -> None:
         rows = random_observations(make)
         flat = rows.reshape(len(rows), -1)
-        values, vectors = np.linalg.eigh(np.cov(flat, rowvar=False))
+        # Apart, because most bytes of a console never vary: four times as fast, and eigh would
+        # leave entries of 1e-40 in their place, by which a processor multiplies ten times slower.
+        varies = np.flatnonzero(np.ptp(flat, axis=0))
+        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(flat[:, varies], rowvar=False)))
         root = vectors / np.sqrt(np.maximum(values, smallest**2)) @ vectors.T
-        # numbers that never vary leave entries of 1e-40; multiplying by them is ten times slower
-        root[np.abs(root) < NOISE * np.abs(root).max()] = 0.0
+        self.smallest = smallest
         self.mean = torch.as_tensor(flat.mean(axis=0), dtype=torch.float32)
+        self.varies = torch.as_tensor(varies)
         self.root = torch.as_tensor(root, dtype=torch.float32)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Observations (B, ...) -> float32 of the same shape, within [-LARGEST, LARGEST]."""
-        mean, root = self.mean.to(x.device), self.root.to(x.device)
-        return ((x.flatten(1).float() - mean) @ root).clamp_(-LARGEST, LARGEST).view(x.shape)
+        mean, varies, root = (t.to(x.device) for t in (self.mean, self.varies, self.root))
+        rows = x.flatten(1).float() - mean
+        white = rows / self.smallest
+        white[:, varies] = rows[:, varies] @ root
+        return white.clamp_(-LARGEST, LARGEST).view(x.shape)
