@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .trial import Runtime, Trial
 
 CHECKPOINT_INTERVAL_S = 60.0
+ENOUGH_TICKS = 100  # with values, by which the metric of `early_stop` must have been among them
 
 
 class Diverged(Exception):
@@ -56,12 +57,12 @@ class TrialContext:
         self.lr_scale = trial.request.lr_scale
         self.curve: list[tuple[int, str, float]] = []
         self.steps = 0
+        self._ticks = 0
         self._study, self._request = trial.study, trial.request
         self._projection = trial.task.projection
         self._timeout_s, self._early_stop = trial.task.timeout_s, trial.task.early_stop
         self._runtime = runtime
-        self._optimizer: torch.optim.Optimizer | None = None
-        self._coordinates: Coordinates | None = None
+        self._trained: torch.optim.Optimizer | Coordinates | None = None
         self._earlier_s = 0.0
         self._start = self._last_save = time.perf_counter()
         folder = runtime.checkpoint_dir
@@ -98,17 +99,18 @@ class TrialContext:
         """An optimiser of the class `inner` over z, or over `parameters` natively.
 
         `aids` are training aids (a critic, an exploration noise) that are always trained
-        natively: it is the policy whose dimension is measured.
+        natively: it is the policy whose dimension is measured. Raise UsageError unless this is
+        the first call and `parameters` holds all of the network's.
         """
-        groups: list[dict[str, Any]] = [{"params": list(parameters)}]
+        groups: list[dict[str, Any]] = [{"params": self._all(parameters)}]
         if aids := list(aids):
             groups.append({"params": aids, "subspace": False})
         if self.native:
             plain = [{"params": group["params"]} for group in groups]
             options = {"lr": self.learning_rate(lr), **inner_kwargs}
-            self._optimizer = inner(plain, **options)
+            self._trained = inner(plain, **options)
         else:
-            self._optimizer = SubspaceOptimizer(
+            self._trained = SubspaceOptimizer(
                 groups,
                 inner,
                 d=self.d,
@@ -118,36 +120,65 @@ class TrialContext:
                 lr_scale=self.lr_scale,
                 **inner_kwargs,
             )
-        return self._optimizer
+        return self._trained
 
     def coordinates(self, parameters: Iterable[nn.Parameter]) -> Coordinates:
         """What a learner without gradients searches: z, or all of `parameters` natively.
 
         It multiplies its own step sizes by `lr_scale`, in the subspace and natively, as a
-        learning rate is: under the matched rule a step is then as long as a native one.
+        learning rate is: under the matched rule a step is then as long as a native one. Raise
+        UsageError as `optimizer` does.
         """
-        parameters = list(parameters)
+        parameters = self._all(parameters)
         D = sum(p.numel() for p in parameters if p.requires_grad)
         if self.native:
             P: Projection = Identity(D)
         else:
             P = make(self._projection, D, self.d, self.streams.projection)
-        self._coordinates = Coordinates(parameters, P)
-        return self._coordinates
+        self._trained = Coordinates(parameters, P)
+        return self._trained
+
+    def _all(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+        if self._trained is not None:
+            raise UsageError(
+                "the agent called context.optimizer or context.coordinates twice, which would be "
+                "two subspaces; call one of them once, with all of network.parameters()"
+            )
+        items = list(parameters)
+        given = sum(p.numel() for p in {id(p): p for p in items if p.requires_grad}.values())
+        if given < self.D:
+            raise UsageError(
+                f"the agent trains {given:,} of the network's {self.D:,} parameters; give "
+                "context.optimizer or context.coordinates all of network.parameters()"
+            )
+        return items
+
+    @property
+    def subspace(self) -> SubspaceOptimizer | Coordinates | None:
+        """What moves the parameters on theta_0 + P z; None natively.
+
+        Raise UsageError where the agent asked for nothing, so that it trained something else.
+        """
+        if self._trained is None:
+            raise UsageError(
+                "the agent called neither context.optimizer nor context.coordinates; what it "
+                "trains must come from one of them"
+            )
+        if self.native or not isinstance(self._trained, SubspaceOptimizer | Coordinates):
+            return None
+        return self._trained
 
     @property
     def z(self) -> Tensor | None:
-        """The solution so far, (d,); None natively."""
-        if self._coordinates is not None:
-            return None if self.native else self._coordinates.z
-        return self._optimizer.z if isinstance(self._optimizer, SubspaceOptimizer) else None
+        """The solution so far, (d,); None natively and before the agent asked for it."""
+        subspace = None if self._trained is None else self.subspace
+        return None if subspace is None else subspace.z
 
     @property
     def projected(self) -> int:
         """How many parameters P moves: D, and more where an agent's aids lie in the subspace."""
-        if isinstance(self._optimizer, SubspaceOptimizer):
-            return self._optimizer.projection.D
-        return self.D
+        subspace = None if self._trained is None else self.subspace
+        return self.D if subspace is None else subspace.projection.D
 
     def tick(
         self, steps: int, state: Callable[[], dict[str, Any]] | None = None, **values: float
@@ -157,7 +188,7 @@ class TrialContext:
         `state()` gives all that `resume` needs (tensors and plain containers); with it the trial
         checkpoints once a minute and before it stops; without it a stopped trial starts again.
         Raise Diverged for a value that is not finite, EarlyStop, TimedOut, or Interrupted; let all
-        four pass.
+        four pass. Raise UsageError where the metric that `early_stop` waits for is none of them.
         """
         self.steps = steps
         for name, value in values.items():
@@ -166,6 +197,9 @@ class TrialContext:
             self.curve.append((steps, name, float(value)))
         if self._is_solved():
             raise EarlyStop
+        self._ticks += bool(values)
+        if self._ticks == ENOUGH_TICKS:
+            self.check_early_stop()
         if self._timeout_s is not None and self.elapsed_s() > self._timeout_s:
             raise TimedOut(f"over {self._timeout_s:g} s at step {steps}")
         stopping = self._runtime.must_stop()
@@ -184,14 +218,12 @@ class TrialContext:
         return len(values) == rule.times and min(values) >= rule.at
 
     def check_early_stop(self) -> None:
-        """Raise UsageError where the rule waited for a metric that was never reported."""
-        names = sorted({name for _, name, _ in self.curve})
-        if self._early_stop is not None and self._early_stop.metric not in names:
-            raise UsageError(
-                f"early_stop.metric: the agent reports no '{self._early_stop.metric}'"
-                f"{did_you_mean(self._early_stop.metric, names)}; it reports "
-                f"{', '.join(names) or 'nothing'}"
-            )
+        """Raise UsageError where the rule waits for a metric that was not reported so far."""
+        rule, names = self._early_stop, sorted({name for _, name, _ in self.curve})
+        if rule is None or rule.metric in names:
+            return
+        reported = did_you_mean(rule.metric, names) or "; it reports nothing"
+        raise UsageError(f"early_stop.metric: the agent reports no '{rule.metric}'{reported}")
 
     def resume(self) -> dict[str, Any] | None:
         """The `state` of the last checkpoint, or None for a fresh start.

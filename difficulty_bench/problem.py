@@ -216,7 +216,12 @@ def act(network: nn.Module, observation: Tensor, action_space: gym.Space[Any]) -
 
 
 def to_actions(output: Tensor, action_space: gym.Space[Any]) -> np.ndarray:
-    """Deterministic actions for a policy's outputs (num_envs, output_size)."""
+    """Deterministic actions for a policy's outputs (num_envs, output_size).
+
+    Raise ValueError for nan, which an arg max would take for the largest.
+    """
+    if bool(output.isnan().any()):
+        raise ValueError("the policy's outputs are nan; its observations or its parameters are")
     if isinstance(action_space, gym.spaces.Discrete):
         return np.asarray(output.argmax(1).cpu()) + int(action_space.start)
     assert isinstance(action_space, gym.spaces.Box)

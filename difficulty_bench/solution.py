@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import vector_to_parameters
 
 from . import projection
 from .bits import size_bits
@@ -26,10 +26,11 @@ from .errors import UsageError
 from .quantise import Quantiser
 from .registry import Registry, Task
 from .results import Request
-from .trial import Trial, build_network
+from .seeds import content_hash
+from .trial import Trial, build_network, parameter_vector
 from .yaml_lines import ENTRY_POINT, parse_scalar, sets_entry_point
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ class Solution:
         network = build_network(task, task.problem(), streams.theta_0)
         if next(network.buffers(), None) is not None:
             raise UsageError(
-                f"the network of '{task.name}' has buffers (of batch norm, say) that "
-                "seed and z do not hold; measure it without, as with network.batch_norm=false"
+                f"the network of '{task.name}' has buffers (of batch norm, say), which seed and z "
+                "do not hold; only a network without them can be rebuilt"
             )
-        theta = parameters_to_vector(network.parameters()).detach()
+        theta = parameter_vector(network)
         # A critic trained in the same subspace, at most as large, comes after the policy.
         if not theta.numel() <= self.D <= 2 * theta.numel():
             raise UsageError(
@@ -82,7 +83,7 @@ class Solution:
             )
         P = projection.make(task.projection, self.D, self.trial.request.d, streams.projection)
         theta = theta + P.project(self.z)[: theta.numel()]
-        vector_to_parameters(theta, network.parameters())
+        vector_to_parameters(theta, (p for p in network.parameters() if p.requires_grad))
         return network
 
     def save(self, path: Path) -> None:
@@ -99,6 +100,7 @@ class Solution:
             **({"quantiser": asdict(quantiser)} if quantiser else {}),
             "z": base64.b64encode(z).decode(),
         }
+        content["checksum"] = content_hash(content)
         try:
             path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
@@ -115,13 +117,17 @@ def load(path: Path, registry: Registry) -> Solution:
         raise UsageError(f"{path}: not a solution file (no JSON)") from None
     try:
         return _parse(content, path, registry)
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise UsageError(f"{path}: not a solution file: {error!r}") from None
+    except KeyError as error:
+        raise UsageError(f"{path}: not a solution file: the key {error} is missing") from None
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise UsageError(f"{path}: not a solution file: {error}") from None
 
 
 def _parse(content: dict[str, Any], path: Path, registry: Registry) -> Solution:
     if content["format"] != FORMAT:
         raise UsageError(f"{path}: format {content['format']}; this version reads {FORMAT}")
+    if content.pop("checksum") != content_hash(content):
+        raise UsageError(f"{path}: damaged or edited since it was made; export the trial anew")
     settings = tuple(str(setting) for setting in content["settings"])
     task = trusted_task(registry, str(content["task"]), settings, str(path))
     trial = Trial(task, Request(**content["request"]))

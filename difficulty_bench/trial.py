@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from .context import Diverged, EarlyStop, Interrupted, TimedOut, TrialContext
 from .environment import describe_environment
@@ -86,6 +88,12 @@ def build_network(task: Task, problem: Problem, seed: int) -> nn.Module:
     return network.train()
 
 
+def parameter_vector(network: nn.Module) -> Tensor:
+    """The D parameters that are trained, a copy (D,) in the network's order."""
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    return parameters_to_vector(trainable).detach().clone()
+
+
 class Training:
     """A trial under way: its problem, its network at theta_0, its context."""
 
@@ -106,7 +114,7 @@ class Training:
         evaluation: Evaluation | None = None
         try:
             train()
-            evaluation = _evaluate(self.problem, self.network, self.context)
+            evaluation = self._evaluation()
         except TimedOut as error:
             state, reason = "timed_out", str(error)
         except Diverged as error:
@@ -117,6 +125,47 @@ class Training:
             state, reason = "failed", described(error)
         self.context.discard_checkpoint()
         return self._result(state, reason, evaluation, share)
+
+    def _evaluation(self) -> Evaluation:
+        """Judge the network as it stands. Raise Diverged for numbers that are not finite, and
+        UsageError where it is not the network that seed and z give, or the score is none.
+        """
+        if not all(bool(torch.isfinite(p).all()) for p in self.network.parameters()):
+            raise Diverged("a parameter is not finite at the end of training")
+        self._check_solution()
+        context, problem = self.context, self.problem
+        found = problem.evaluate(
+            self.network,
+            split=context.split,
+            seed=context.streams.evaluation,
+            device=context.device,
+        )
+        score, sd = float(found.score), None if found.sd is None else float(found.sd)
+        if not math.isfinite(score):
+            raise Diverged(f"the evaluation gave a score of {score}")
+        if problem.ceiling is not None and score > problem.ceiling:
+            raise UsageError(
+                f"{self.trial.task.name}: a score of {score:g} is above the ceiling "
+                f"{problem.ceiling:g} of {problem.metric}; give the problem its true one, or None"
+            )
+        return Evaluation(score, found.n, sd)
+
+    def _check_solution(self) -> None:
+        """Whatever network and agent do of their own: what is scored must be theta_0 + P z."""
+        if (subspace := self.context.subspace) is None:
+            return
+        trial = self.trial
+        fresh = build_network(trial.task, self.problem, trial.streams.theta_0)
+        theta_0 = parameter_vector(fresh).to(self.context.device)
+        theta = parameter_vector(self.network)
+        known, moved = subspace.theta_0, subspace.projection.project(subspace.z)
+        agree = len(theta_0) == len(theta) and torch.equal(theta_0, known[: len(theta)])
+        if not (agree and torch.allclose(theta, (known + moved)[: len(theta)], 1e-4, 1e-5)):
+            raise UsageError(
+                f"{trial.task.name}: what agent '{trial.task.agent.entry_point}' trained is not "
+                "theta_0 + P z of its network: a network must be the same each time it is made "
+                "from one seed, and only what context gives may change its parameters"
+            )
 
     def _result(
         self, state: State, reason: str | None, evaluation: Evaluation | None, share: int
@@ -183,14 +232,6 @@ def failed_result(trial: Trial, runtime: Runtime, reason: str) -> TrialResult:
         wall_s=0.0,
         device=runtime.device,
         environment=describe_environment(runtime.command),
-    )
-
-
-def _evaluate(problem: Problem, network: nn.Module, context: TrialContext) -> Evaluation:
-    if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
-        raise Diverged("a parameter is not finite at the end of training")
-    return problem.evaluate(
-        network, split=context.split, seed=context.streams.evaluation, device=context.device
     )
 
 

@@ -106,7 +106,7 @@ def random_return(problem: GymnasiumProblem, episodes: int) -> float:
         return np.asarray(envs.action_space.sample())
 
     try:
-        returns = episode_returns(envs, policy, episodes)
+        returns = episode_returns(envs, policy, episodes, problem.id)
     finally:
         envs.close()
     return float(f"{np.mean(returns):.6g}")

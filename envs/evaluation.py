@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from difficulty_bench.errors import BenchError, ResourceError
+from difficulty_bench.errors import BenchError, ResourceError, UsageError
 from difficulty_bench.problem import EnvironmentProblem, Evaluation, Split, act
 
 OFF_SCREEN = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy"}  # their defaults need a display
+MOST_STEPS = 100_000  # of one episode; Atari's longest have 27,000
 MAX_EVAL_ENVS = 100  # environments stepped together; bounds memory, not the number of episodes
 
 
@@ -73,7 +74,7 @@ class GymnasiumProblem(EnvironmentProblem):
         network.eval()
         envs = self.make_envs(num_envs, seed)
         try:
-            returns = episode_returns(envs, policy, self.eval_episodes)
+            returns = episode_returns(envs, policy, self.eval_episodes, self.id)
         finally:
             envs.close()
             network.train(was_training)
@@ -81,18 +82,27 @@ class GymnasiumProblem(EnvironmentProblem):
 
 
 def episode_returns(
-    envs: gym.vector.VectorEnv, policy: Callable[[np.ndarray], np.ndarray], episodes: int
+    envs: gym.vector.VectorEnv, policy: Callable[[np.ndarray], np.ndarray], episodes: int, id: str
 ) -> list[float]:
     """Returns of `episodes` episodes, the first few of every environment.
 
     How many from each is fixed beforehand: taking the first episodes to finish, whichever
-    environment they come from, would prefer short ones.
+    environment they come from, would prefer short ones. Raise UsageError for an episode without
+    an end.
     """
     each = math.ceil(episodes / envs.num_envs)  # too many are left out of the last environments
     returns: list[list[float]] = [[] for _ in range(envs.num_envs)]
+    lengths = np.zeros(envs.num_envs, dtype=int)
     observations, _ = envs.reset()
     while min(map(len, returns)) < each:
         observations, _, terminated, truncated, info = envs.step(policy(observations))
-        for i in np.flatnonzero(terminated | truncated):
+        ended = terminated | truncated
+        lengths = np.where(ended, 0, lengths + 1)
+        for i in np.flatnonzero(ended):
             returns[i].append(float(info["episode"]["r"][i]))
+        if lengths.max() >= MOST_STEPS:
+            raise UsageError(
+                f"{id}: an episode did not end within {MOST_STEPS:,} steps; register the "
+                "environment with max_episode_steps, or give it in problem.env_kwargs"
+            )
     return [value for own in returns for value in own[:each]][:episodes]

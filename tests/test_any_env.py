@@ -16,6 +16,7 @@ from difficulty_bench.cli import main
 from difficulty_bench.errors import BenchError, ResourceError, UsageError
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request
+from difficulty_bench.seeds import content_hash
 from difficulty_bench.solution import Solution, load
 from difficulty_bench.study import prepare
 from difficulty_bench.trial import Trial, study_identity
@@ -192,8 +193,10 @@ def test_a_solution_of_an_id_reloads_but_may_not_name_a_package(tmp_path: Path) 
     Solution(Trial(task, Request("trial", 2, 0)), (), D, torch.ones(2)).save(file)
     assert load(file, Registry()).trial.task == task
     content = json.loads(file.read_text())
+    del content["checksum"]
     for change in ({"task": "ppo@os:Thing-v0"}, {"settings": ["problem.id=os:Thing-v0"]}):
-        file.write_text(json.dumps(content | change))
+        changed = content | change
+        file.write_text(json.dumps(changed | {"checksum": content_hash(changed)}))
         with pytest.raises(UsageError, match="may not name a package"):
             load(file, Registry())
 

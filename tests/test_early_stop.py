@@ -30,6 +30,7 @@ climb:
 
 def climb(problem: Problem, network: nn.Module, context: TrialContext, *, pause: int = 0) -> None:
     """Reports RETURNS one by one; interrupted before the report number `pause`, the first time."""
+    context.optimizer(network.parameters(), lr=0.1)
     resumed = context.resume()
     for step in range(context.steps + 1, len(RETURNS) + 1):
         if step == pause and not resumed:

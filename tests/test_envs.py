@@ -52,8 +52,8 @@ def test_every_environment_gives_the_same_number_of_episodes() -> None:
     """Whichever end first: the short ones of one environment must not crowd out the others."""
     makers = [lambda: Fixed(1), lambda: Fixed(7)]
     envs = RecordEpisodeStatistics(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
-    assert episode_returns(envs, lambda x: np.full(2, 3), 6) == [1, 1, 1, 7, 7, 7]
-    assert episode_returns(envs, lambda x: np.full(2, 3), 5) == [1, 1, 1, 7, 7]
+    assert episode_returns(envs, lambda x: np.full(2, 3), 6, "Fixed") == [1, 1, 1, 7, 7, 7]
+    assert episode_returns(envs, lambda x: np.full(2, 3), 5, "Fixed") == [1, 1, 1, 7, 7]
 
 
 def test_returns_are_those_of_single_environments_with_the_same_seeds() -> None:

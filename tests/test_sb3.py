@@ -84,8 +84,8 @@ class Setting:
 
     def train(self) -> torch.optim.Optimizer:
         self.task.agent(self.problem, self.network, self.context)
-        assert self.context._optimizer is not None
-        return self.context._optimizer
+        assert self.context._trained is not None
+        return self.context._trained
 
 
 # The algorithms are SB3's
@@ -266,7 +266,7 @@ def test_weights_moments_and_schedule_survive_a_resumption(d: int, tmp_path: Pat
     with pytest.raises(Interrupted):
         resumed.train()
     assert resumed.context.steps == setting.context.steps + 64
-    optimizer = resumed.context._optimizer
+    optimizer = resumed.context._trained
     assert optimizer is not None
     remaining = 1 - resumed.context.steps / 640
     assert optimizer.param_groups[0]["lr"] == pytest.approx(

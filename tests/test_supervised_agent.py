@@ -118,7 +118,7 @@ def test_l2_is_on_the_kernels_of_theta_and_on_nothing_else(d: int) -> None:
             [g.flatten() for g in torch.autograd.grad(loss, list(reference.parameters()))]
         )
         if d:
-            optimizer = context._optimizer
+            optimizer = context._trained
             assert isinstance(optimizer, SubspaceOptimizer)
             P = optimizer.projection
             z -= 0.3 * P.project_transposed(gradient)

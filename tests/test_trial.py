@@ -1,0 +1,143 @@
+"""What a trial refuses to score, and how a score that is none ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from difficulty_bench.context import TrialContext
+from difficulty_bench.errors import UsageError
+from difficulty_bench.problem import Problem, SupervisedProblem
+from difficulty_bench.registry import Registry, Task
+from difficulty_bench.results import Request, TrialResult
+from difficulty_bench.trial import Runtime, Trial, run_trial
+from tests import tiny
+
+FILE = """
+odd:
+  version: 1
+  paradigm: synthetic
+  description: an agent, network or problem that breaks a promise
+  problem: {entry_point: "tests.tiny:problem"}
+  network: {entry_point: "tests.tiny:network"}
+  agent: {entry_point: "tests.test_trial:train"}
+  floor: 0
+  search: {d_max: 10}
+"""
+
+
+def train(
+    problem: Problem, network: nn.Module, context: TrialContext, *, how: str = "well"
+) -> None:
+    """One step on a loss of the parameters, in the way `how` names."""
+    parameters = list(network.parameters())
+    optimizers = {
+        "well": lambda: [context.optimizer(parameters, lr=0.1)],
+        "outside": lambda: [torch.optim.Adam(parameters, lr=0.1)],
+        "in part": lambda: [context.optimizer(parameters[:2], lr=0.1)],
+        "backwards": lambda: [context.optimizer(parameters[::-1], lr=0.1)],
+        "twice": lambda: [context.optimizer(parameters, lr=0.1) for _ in range(2)],
+        "both": lambda: [context.coordinates(parameters), context.optimizer(parameters, lr=0.1)],
+    }
+    *_, optimizer = optimizers.get(how, optimizers["well"])()
+    if how == "start anew":
+        nn.init.zeros_(parameters[0])
+    torch.stack([p.square().sum() for p in parameters if p.requires_grad]).sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()  # type: ignore[union-attr]
+    if how == "after":
+        with torch.no_grad():
+            parameters[0].add_(1)
+    context.tick(1)
+
+
+def network(input_shape: tuple[int, ...], output_size: int, *, kind: str) -> nn.Module:
+    net = nn.Sequential(nn.Linear(*input_shape, 4), nn.Tanh(), nn.Linear(4, output_size))
+    if kind == "frozen":
+        net[0].requires_grad_(False)
+    if kind == "changing":
+        network.calls += 1  # type: ignore[attr-defined]
+        net[2].bias.data.fill_(network.calls)  # type: ignore[attr-defined, operator]
+    return net
+
+
+network.calls = 0  # type: ignore[attr-defined]
+
+
+def problem(*, score: str) -> SupervisedProblem:
+    scores = {"nan": float("nan"), "inf": float("inf"), "tensor": torch.tensor(0.5), "95": 95.0}
+
+    def judge(output: Tensor, target: Tensor) -> Any:
+        return scores.get(score)
+
+    return SupervisedProblem((8,), 2, lambda: tiny.problem().splits, score=judge)
+
+
+def run(tmp_path: Path, d: int, *settings: str) -> TrialResult:
+    file = tmp_path / "odd.yaml"
+    file.write_text(FILE)
+    task: Task = Registry([file]).get("odd", settings)
+    return run_trial(Trial(task, Request("trial" if d else "baseline", d, 0)), Runtime())
+
+
+@pytest.mark.parametrize("d", [0, 3])
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("outside", "neither context.optimizer nor context.coordinates"),
+        ("in part", "trains 36 of the network's 46 parameters"),
+        ("twice", "twice"),
+        ("both", "twice"),
+    ],
+)
+def test_an_agent_that_trains_something_else_is_refused(
+    tmp_path: Path, how: str, says: str, d: int
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        run(tmp_path, d, f"agent.how={how}")
+
+
+@pytest.mark.parametrize("how", ["after", "backwards", "start anew"])
+def test_what_is_scored_is_what_seed_and_z_give(tmp_path: Path, how: str) -> None:
+    with pytest.raises(UsageError, match=r"not theta_0 \+ P z|overwritten from outside"):
+        run(tmp_path, 3, f"agent.how={how}")
+    assert run(tmp_path, 0, f"agent.how={how}").state == "complete"  # natively all may change
+
+
+def test_a_network_that_differs_from_call_to_call_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the same each time"):
+        run(tmp_path, 3, "network={entry_point: 'tests.test_trial:network', kind: changing}")
+
+
+def test_frozen_parameters_stay_as_they_are(tmp_path: Path) -> None:
+    frozen = "network={entry_point: 'tests.test_trial:network', kind: frozen}"
+    result = run(tmp_path, 3, frozen)
+    assert (result.state, result.D) == ("complete", 10)
+
+
+@pytest.mark.parametrize(
+    ("score", "state", "reason"),
+    [
+        ("nan", "failed", "diverged: the evaluation gave a score of nan"),
+        ("inf", "failed", "diverged: the evaluation gave a score of inf"),
+        ("none", "failed", "TypeError"),
+        ("tensor", "complete", None),
+    ],
+)
+def test_a_score_that_is_no_number_fails_its_trial(
+    tmp_path: Path, score: str, state: str, reason: str | None
+) -> None:
+    result = run(
+        tmp_path, 3, f"problem={{entry_point: 'tests.test_trial:problem', score: '{score}'}}"
+    )
+    assert result.state == state
+    assert (result.reason or "").startswith(reason or "")
+    assert result.score == (0.5 if state == "complete" else None)
+
+
+def test_a_score_above_the_ceiling_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="above the ceiling 1 "):
+        run(tmp_path, 3, "problem={entry_point: 'tests.test_trial:problem', score: '95'}")
