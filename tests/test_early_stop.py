@@ -84,6 +84,15 @@ def test_a_metric_that_no_agent_reports_is_an_error(tmp_path: Path) -> None:
         run(rule)
 
 
+def test_such_a_metric_ends_a_long_training_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("difficulty_bench.context.ENOUGH_TICKS", 3)
+    rule = task(tmp_path, "early_stop.metric=episodic_retrun", "early_stop.at=5", "agent.pause=5")
+    with pytest.raises(UsageError, match="did you mean 'episodic_return'"):
+        run(rule, runtime=Runtime())  # and not Interrupted, before the fifth report
+
+
 def test_without_a_value_the_entry_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"climb\.early_stop\.at: missing"):
         task(tmp_path, "early_stop.metric=episodic_return")

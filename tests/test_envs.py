@@ -14,7 +14,8 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import Tensor, nn
 
 from difficulty_bench.errors import ResourceError, UsageError
-from envs import atari, control
+from difficulty_bench.problem import to_actions
+from envs import atari, control, evaluation
 from envs.evaluation import episode_returns
 from envs.standardise import Whitener
 
@@ -54,6 +55,19 @@ def test_every_environment_gives_the_same_number_of_episodes() -> None:
     envs = RecordEpisodeStatistics(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
     assert episode_returns(envs, lambda x: np.full(2, 3), 6, "Fixed") == [1, 1, 1, 7, 7, 7]
     assert episode_returns(envs, lambda x: np.full(2, 3), 5, "Fixed") == [1, 1, 1, 7, 7]
+
+
+def test_an_episode_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "MOST_STEPS", 50)
+    makers = [lambda: Fixed(1), lambda: Fixed(1000)]
+    envs = RecordEpisodeStatistics(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
+    with pytest.raises(UsageError, match="Fixed: an episode did not end within 50 steps"):
+        episode_returns(envs, lambda x: np.full(2, 3), 6, "Fixed")
+
+
+def test_outputs_that_are_nan_choose_no_action() -> None:
+    with pytest.raises(ValueError, match="outputs are nan"):
+        to_actions(torch.tensor([[0.0, float("nan")]]), gym.spaces.Discrete(2))
 
 
 def test_returns_are_those_of_single_environments_with_the_same_seeds() -> None:
