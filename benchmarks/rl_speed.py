@@ -36,8 +36,8 @@ from difficulty_bench.trial import Runtime, Trial, build_network
 
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
 # Policy steps of a short run: some ten seconds of one core, and several updates.
-STEPS = {"cartpole": 40_960, "pong": 4096}
-DIMENSIONS = {"cartpole": 10, "pong": 2000}
+STEPS = {"cartpole": 40_960, "pong-ram": 32_768, "pong": 4096}
+DIMENSIONS = {"cartpole": 10, "pong-ram": 2000, "pong": 2000}
 PARTS = ("emulator", "network", "projection", "optimiser", "rest")
 
 
@@ -121,6 +121,7 @@ def learn(job: Job) -> dict[str, Any]:
     runtime = Runtime(device=job.device)
     context = TrialContext(trial, count_parameters(network), runtime)
     network.to(context.device)
+    problem.prepare(torch.zeros(1, *problem.input_shape))  # whitening's numbers are start-up
     watch = Stopwatch(job.device)
     with watched(watch):
         _wait_for_the_others()
