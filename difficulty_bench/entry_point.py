@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, create_model
 
-from .errors import UsageError, did_you_mean
+from .errors import UsageError, did_you_mean, user_code
+from .problem import Problem
 
 Target = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
@@ -55,16 +56,32 @@ class EntryPoint(BaseModel):
         return None if function is None else functools.partial(function, **self.parameters())
 
 
+class ProblemEntryPoint(EntryPoint):
+    """The entry point of a problem's factory."""
+
+    def __call__(self, *arguments: Any) -> Problem:
+        """The problem. Raise UsageError where the factory fails or returns something else."""
+        with user_code(f"problem '{self.entry_point}'"):
+            problem = super().__call__(*arguments)
+        if not isinstance(problem, Problem):
+            raise UsageError(
+                f"problem '{self.entry_point}' returns {type(problem).__name__}; return a "
+                "SupervisedProblem or another Problem of difficulty_bench.problem"
+            )
+        return problem
+
+
 @functools.cache
 def _function(target: str) -> Callable[..., Any]:
     module_name, _, name = target.partition(":")
-    try:
-        module = _import(module_name)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"entry_point '{target}': no module '{error.name}'; install it, or run bench in "
-            "the folder that holds it"
-        ) from None
+    with user_code(f"entry_point '{target}'"):
+        try:
+            module = _import(module_name)
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"entry_point '{target}': no module '{error.name}'; install it, or run bench in "
+                "the folder that holds it"
+            ) from error
     if not callable(function := getattr(module, name, None)):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise UsageError(
@@ -84,10 +101,11 @@ def _import(module_name: str) -> Any:
 @functools.cache
 def _schema(target: str) -> type[BaseModel]:
     function = _function(target)
-    hints = typing.get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[name] = (hints.get(name, Any), default)
-    return create_model(target, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    config, fields = ConfigDict(extra="forbid", strict=True), dict[str, Any]()
+    with user_code(f"entry_point '{target}'"):  # an annotation may name what is not there
+        hints = typing.get_type_hints(function, include_extras=True)
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+                fields[name] = (hints.get(name, Any), default)
+        return create_model(target, __config__=config, **fields)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class BenchError(Exception):
@@ -35,3 +38,26 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; known: {', '.join(options)}" if options else ""
+
+
+@contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Run code of the user's inside; whatever it raises becomes a UsageError of one line.
+
+    It is `what: ValueError: its first line (file.py:12)`. A BenchError passes as it is.
+    """
+    try:
+        yield
+    except BenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        text = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+        raise UsageError(f"{what}: {text}{_place(error)}") from error
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised; a SyntaxError's text says so itself."""
+    if isinstance(error, SyntaxError):
+        return ""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({Path(frame.filename).name}:{frame.lineno})"

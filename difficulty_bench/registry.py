@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from .entry_point import EntryPoint
+from .entry_point import EntryPoint, ProblemEntryPoint
 from .errors import UsageError, did_you_mean
 from .yaml_lines import (
     ENTRY_POINT,
@@ -88,7 +88,7 @@ class Task(Entry):
     version: PositiveInt
     paradigm: Literal["synthetic", "supervised", "reinforcement"]
     description: str
-    problem: EntryPoint
+    problem: ProblemEntryPoint
     network: EntryPoint
     agent: EntryPoint
     projection: str = "hashed"

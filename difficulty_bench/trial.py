@@ -17,7 +17,7 @@ from torch.nn.utils import parameters_to_vector
 
 from .context import Diverged, EarlyStop, Interrupted, TimedOut, TrialContext
 from .environment import describe_environment
-from .errors import BenchError, UsageError
+from .errors import BenchError, UsageError, user_code
 from .problem import Evaluation, Problem, count_parameters
 from .registry import Task
 from .results import Request, State, TrialResult
@@ -68,22 +68,22 @@ def study_identity(task: Task) -> str:
 def build_network(task: Task, problem: Problem, seed: int) -> nn.Module:
     """The network at theta_0, drawn on the CPU from `seed` without touching the global RNG.
 
-    Raise UsageError where its output does not fit the problem.
+    Raise UsageError where the factory fails or gives something else, or where the network's output
+    does not fit the problem.
     """
-    with torch.random.fork_rng(devices=[]):
+    what, shape = f"{task.name}: network '{task.network.entry_point}'", problem.input_shape
+    with torch.random.fork_rng(devices=[]), user_code(f"{what} fails on inputs of shape {shape}"):
         torch.manual_seed(seed)
-        try:
-            network: nn.Module = task.network(problem.input_shape, problem.output_size)
-            output = network.eval()(torch.zeros(2, *problem.input_shape))
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise UsageError(
-                f"{task.name}: network '{task.network.entry_point}' does not take inputs of shape "
-                f"{problem.input_shape}: {str(error).splitlines()[0]}"
-            ) from None
+        network = task.network(shape, problem.output_size)
+        if not isinstance(network, nn.Module):
+            raise UsageError(f"{what} returns {type(network).__name__}; return a torch.nn.Module")
+        output = network.eval()(torch.zeros(2, *shape))
+    if not isinstance(output, Tensor):
+        raise UsageError(f"{what} gives outputs that are {type(output).__name__}; give one tensor")
     if tuple(output.shape) != (2, problem.output_size):
         raise UsageError(
-            f"{task.name}: network '{task.network.entry_point}' gives outputs of shape "
-            f"{tuple(output.shape[1:])}, the problem needs ({problem.output_size},)"
+            f"{what} gives outputs of shape {tuple(output.shape[1:])}, the problem needs "
+            f"({problem.output_size},)"
         )
     return network.train()
 

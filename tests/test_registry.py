@@ -82,6 +82,26 @@ def test_mistakes_are_named(tmp_path: Path, wrong: str, right: str, expected: st
     assert expected in refusal(tmp_path, ENTRY.replace(wrong, right))
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import torch,", "SyntaxError: "),
+        ("from torch import nosuch", "ImportError: cannot import name 'nosuch' from 'torch'"),
+        ("import nosuchpackage", "no module 'nosuchpackage'"),
+        ("raise SystemExit(1)", "SystemExit: 1 ("),
+        ("def problem(*, x: 'Missing') -> None: ...", "NameError: name 'Missing' is not defined"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, expected: str
+) -> None:
+    module = tmp_path.name  # never imported before
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = refusal(tmp_path, ENTRY.replace("tests.tiny:problem", f"{module}:problem"))
+    assert message.startswith(f"/mine.yaml:5: entry_point '{module}:problem': {expected}")
+
+
 def test_set_overrides_and_is_checked_the_same_way(tmp_path: Path) -> None:
     tasks = registry(tmp_path, ENTRY)
     assert (

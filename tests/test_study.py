@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from difficulty_bench.errors import BenchError
+from difficulty_bench.errors import BenchError, UsageError
 from difficulty_bench.registry import Registry
 from difficulty_bench.study import prepare
 from difficulty_bench.verbs.run import recorded
@@ -178,6 +178,27 @@ def test_bad_input_gets_one_line_and_writes_nothing(
     assert expected in message
     assert "Traceback" not in finished.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("part", "how", "expected"),
+    [
+        ("problem.entry_point=tests.tiny:bad_problem", "raise", "problem 'tests.tiny:bad_problem': ValueError: boom (tiny.py:"),
+        ("problem.entry_point=tests.tiny:bad_problem", "exit", "SystemExit: 5"),
+        ("problem.entry_point=tests.tiny:bad_problem", "none", "returns NoneType; return a SupervisedProblem"),
+        ("network.entry_point=tests.tiny:broken_network", "raise", "network 'tests.tiny:broken_network' fails on inputs of shape (8,): KeyError: 'k' (tiny.py:"),
+        ("network.entry_point=tests.tiny:broken_network", "assert", "fails on inputs of shape (8,): AssertionError (tiny.py:"),
+        ("network.entry_point=tests.tiny:broken_network", "none", "returns NoneType; return a torch.nn.Module"),
+        ("network.entry_point=tests.tiny:broken_network", "tuple", "gives outputs that are tuple; give one tensor"),
+    ],
+)  # fmt: skip
+def test_a_broken_factory_is_refused_in_one_line(part: str, how: str, expected: str) -> None:
+    key = part.partition(".")[0]
+    task = Registry([TINY]).get("tiny", [part, f"{key}.how={how}"])
+    with pytest.raises(UsageError) as caught:
+        prepare(task)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_data_is_refused_with_the_mend(

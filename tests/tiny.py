@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -73,3 +74,25 @@ def hang(problem: Problem, network: nn.Module, context: TrialContext, *, marker:
     """An agent that touches the file `marker` and then goes on for 100 s."""
     Path(marker).touch()
     misbehave(problem, network, context, how="hang")
+
+
+def bad_problem(*, how: str = "raise") -> Any:
+    """A factory that fails in the way `how` names."""
+    if how == "raise":
+        raise ValueError("boom\nmore")
+    if how == "exit":
+        raise SystemExit(5)
+    return None
+
+
+def broken_network(input_shape: tuple[int, ...], output_size: int, *, how: str = "raise") -> Any:
+    """A factory that fails in the way `how` names."""
+    if how == "raise":
+        raise KeyError("k")
+    if how == "assert":
+        raise AssertionError
+    if how == "tuple":
+        return nn.LSTM(input_shape[0], output_size)
+    if how == "frozen":
+        return nn.Linear(input_shape[0], output_size).requires_grad_(False)
+    return None
