@@ -75,6 +75,11 @@ def prepare(task: Task) -> Prepared:
             "use --set lr_rule=matched"
         )
     D = count_parameters(build_network(task, problem, seed=0))
+    if D == 0:
+        raise UsageError(
+            f"{task.name}: network '{task.network.entry_point}' has no trainable parameters, and "
+            "d counts the dimensions searched among them; let some require gradients"
+        )
     if task.search.d_max > D:
         raise UsageError(
             f"{task.name}: search.d_max = {task.search.d_max} is above D = {D}; "

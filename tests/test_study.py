@@ -190,6 +190,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(
         ("network.entry_point=tests.tiny:broken_network", "assert", "fails on inputs of shape (8,): AssertionError (tiny.py:"),
         ("network.entry_point=tests.tiny:broken_network", "none", "returns NoneType; return a torch.nn.Module"),
         ("network.entry_point=tests.tiny:broken_network", "tuple", "gives outputs that are tuple; give one tensor"),
+        ("network.entry_point=tests.tiny:broken_network", "frozen", "has no trainable parameters"),
     ],
 )  # fmt: skip
 def test_a_broken_factory_is_refused_in_one_line(part: str, how: str, expected: str) -> None:
