@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from .entry_point import EntryPoint, ProblemEntryPoint
-from .errors import UsageError, did_you_mean
+from .errors import UsageError, did_you_mean, user_code
 from .yaml_lines import (
     ENTRY_POINT,
     Document,
@@ -204,8 +204,10 @@ class Registry:
         except ValidationError as error:
             raise _usage_error(error, EntryPoint, document, (template, "derive")) from None
         _check_entry_point(derive, document, (template, "derive"))
+        with user_code(f"{name}: cannot be derived"):  # it may well run the subject
+            found = derive(subject)
         marks = {(name, *key[1:]): mark for key, mark in document.marks.items()}
-        return Document({name: merge(derive(subject), entry)}, marks, document.name)
+        return Document({name: merge(found, entry)}, marks, document.name)
 
     def _flatten(self, name: str, seen: tuple[str, ...] = ()) -> Document:
         """A copy of the entry with what it `extends` laid beneath it."""

@@ -6,6 +6,7 @@ of the environment and a fixed seed, so that the same command gives the same tas
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -47,7 +48,7 @@ def derive(id: str, *, vector: Entry, image: Entry | None = None, continuous: bo
             "no network for images; use --agent ppo"
         )
     episodes = FLOOR_EPISODES[kind]
-    threshold = gym.spec(id).reward_threshold
+    threshold = gym.spec(_name(id)).reward_threshold
     found = {
         "description": f"{id} as Gymnasium has it",
         "problem": keys,
@@ -75,14 +76,20 @@ def _problem(id: str) -> tuple[GymnasiumProblem, Entry]:
     return control.make(**keys), {"entry_point": "envs.control:make", **keys}
 
 
+def _name(id: str) -> str:
+    """The id that Gymnasium's registry has once the package of `package:Name-v0` is imported."""
+    return id.rpartition(":")[2]
+
+
 def _check_id(id: str) -> None:
-    """Raise UsageError for an id that Gymnasium does not know, where no package is to tell it."""
-    if versions := [known for known in gym.registry if known.startswith(f"{id}-v")]:
+    """Raise UsageError for an id that Gymnasium does not know, or of no particular version."""
+    name = _name(id)
+    if name != id:
+        control.make_env(id, {}).close()  # imports the package
+    if versions := [known for known in gym.registry if known.startswith(f"{name}-v")]:
         raise UsageError(f"{id}: name the version, for each is another task: {versions[-1]}")
-    if ":" in id:
-        return
     try:
-        spec = gym.spec(id)
+        spec = gym.spec(name)
     except gym.error.Error as error:
         raise UsageError(f"{id}: {control.first_line(error)}") from None
     if "game" in spec.kwargs and not id.startswith("ALE/"):
@@ -90,7 +97,11 @@ def _check_id(id: str) -> None:
 
 
 def random_return(problem: GymnasiumProblem, episodes: int) -> float:
-    """Mean return of a uniformly random policy, to six digits."""
+    """Mean return of a uniformly random policy, to six digits.
+
+    Raise UsageError where it is not finite, or an episode has no end; whatever the environment
+    raises comes through.
+    """
     envs = problem.make_envs(min(episodes, 10), FLOOR_SEED)
     envs.action_space.seed(FLOOR_SEED)
     steps = 0
@@ -109,4 +120,9 @@ def random_return(problem: GymnasiumProblem, episodes: int) -> float:
         returns = episode_returns(envs, policy, episodes, problem.id)
     finally:
         envs.close()
-    return float(f"{np.mean(returns):.6g}")
+    mean = float(f"{np.mean(returns):.6g}")
+    if not math.isfinite(mean):
+        raise UsageError(
+            f"{problem.id}: the mean return of a random policy is {mean}; rewards must be finite"
+        )
+    return mean

@@ -115,10 +115,10 @@ class ControlProblem(GymnasiumProblem):
 
 
 def checked_observations(id: str, space: gym.Space[Any]) -> Box:
-    if not isinstance(space, Box):
+    if not isinstance(space, Box) or not space.shape:
         raise UsageError(
-            f"{id}: observations are {space}, a policy here needs a Box; wrap the environment with "
-            "gymnasium.wrappers.FlattenObservation"
+            f"{id}: observations are {space}, a policy here needs a Box of one axis or more; wrap "
+            "the environment with gymnasium.wrappers.FlattenObservation"
         )
     if len(space.shape) == 3 and space.shape[2] < space.shape[0]:
         raise UsageError(

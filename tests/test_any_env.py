@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,48 @@ class Named(Chain):
     observation_space = gym.spaces.Dict({"a": Box(0, 1)})  # type: ignore[assignment]
 
 
-for made in (Chain, Endless, Pixels, Named):
+class Single(Chain):
+    observation_space = Box(-1, 1, ())
+
+
+class InitRaises(Chain):
+    def __init__(self) -> None:
+        raise OSError("no licence")
+
+
+class ResetRaises(Chain):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        raise OSError("no server")
+
+
+class StepRaises(Chain):
+    def step(self, action: int) -> Any:
+        raise RuntimeError("simulator crashed")
+
+
+class OldApi(Chain):
+    def reset(self) -> Any:  # type: ignore[override]
+        return super().reset()[0]
+
+
+class Paying(Chain):
+    reward: Any = None
+
+    def step(self, action: int) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, self.reward, *rest
+
+
+class PayingNan(Paying):
+    reward = float("nan")
+
+
+class PayingArray(Paying):
+    reward = np.ones(1)
+
+
+BROKEN = [Single, InitRaises, ResetRaises, StepRaises, OldApi, Paying, PayingNan, PayingArray]
+for made in (Chain, Endless, Pixels, Named, *BROKEN):
     gym.register(f"test/{made.__name__}-v0", made, reward_threshold=9.5)
 
 
@@ -74,6 +116,26 @@ def test_the_same_id_is_the_same_task() -> None:
     other = Registry().get("dqn@test/Chain-v0")
     assert other.agent.entry_point == "agents.sb3:dqn"
     assert len({study_identity(task) for task in (first, again, other)}) == 2
+
+
+def test_a_package_is_imported_for_its_id(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("mine: {extends: 'ppo@tests.quadratic:Quadratic-v0'}")
+    task = Registry([file]).get("mine")
+    assert task.problem.parameters()["id"] == "tests.quadratic:Quadratic-v0"
+    assert task.floor < -10  # actions are uniform in [-5, 5]
+    assert prepare(task).D > 4000
+
+
+def test_one_broken_environment_leaves_the_list_its_other_tasks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("a: {extends: ppo@test/StepRaises-v0}\nb: {extends: ppo@test/Chain-v0}\n")
+    assert main(["list", "--tasks", str(file), "--store", str(tmp_path / "none")]) == 0
+    said = capsys.readouterr().out
+    assert "unusable: ppo@test/StepRaises-v0: cannot be derived: RuntimeError: simulator" in said
+    assert re.search("^b +reinforcement +mlp", said, re.M)
 
 
 def test_an_own_entry_extends_a_derived_one(tmp_path: Path) -> None:
@@ -109,6 +171,16 @@ WRONG = [
     ("ppo@Humanoid-v3", ResourceError, "gymnasium-robotics"),
     ("ppo@FrozenLake-v1", UsageError, "needs a Box.*FlattenObservation"),
     ("ppo@test/Named-v0", UsageError, "needs a Box"),
+    ("ppo@test/Single-v0", UsageError, "needs a Box of one axis or more.*FlattenObservation"),
+    ("ppo@test/InitRaises-v0", UsageError, r"InitRaises-v0: .*no licence \(test_any_env.py:"),
+    ("ppo@test/ResetRaises-v0", UsageError, r"ResetRaises-v0: .*no server \(test_any_env.py:"),
+    ("ppo@test/StepRaises-v0", UsageError, r"StepRaises-v0: .*crashed \(test_any_env.py:"),
+    ("ppo@test/OldApi-v0", UsageError, "OldApi-v0: .*unexpected keyword argument 'seed'"),
+    ("ppo@test/Paying-v0", UsageError, "Paying-v0: .*random policy is nan; rewards must be finite"),
+    ("ppo@test/PayingNan-v0", UsageError, "PayingNan-v0: .*rewards must be finite"),
+    ("ppo@test/PayingArray-v0", UsageError, "PayingArray-v0: .*ValueError"),
+    ("ppo@tests.quadratic:Quadratic", UsageError, "name the version.*Quadratic-v0"),
+    ("ppo@tests.quadratic:Quadratc-v0", UsageError, "Did you mean: `Quadratic`"),
     ("ppo@CarRacing-v3", UsageError, "channels last"),
     ("dqn@Pendulum-v1", UsageError, "continuous.*--agent ppo"),
     ("pppo@CartPole-v1", UsageError, "no template 'pppo@'; did you mean 'ppo'"),
