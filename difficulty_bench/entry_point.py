@@ -101,7 +101,8 @@ def _import(module_name: str) -> Any:
 @functools.cache
 def _schema(target: str) -> type[BaseModel]:
     function = _function(target)
-    config, fields = ConfigDict(extra="forbid", strict=True), dict[str, Any]()
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    fields: dict[str, Any] = {}
     with user_code(f"entry_point '{target}'"):  # an annotation may name what is not there
         hints = typing.get_type_hints(function, include_extras=True)
         for name, parameter in inspect.signature(function).parameters.items():

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from .entry_point import EntryPoint, ProblemEntryPoint
 from .errors import UsageError, did_you_mean, user_code
+from .seeds import canonical_json
 from .yaml_lines import (
     ENTRY_POINT,
     Document,
@@ -25,12 +26,14 @@ from .yaml_lines import (
 
 LrRule = Literal["paper", "matched", "tuned"]
 AT = "@"  # `ppo@CartPole-v1`: the template `ppo@`, and what it derives a task for
-PositiveInt = Annotated[int, Field(ge=1)]
+MOST_TRIALS = 10_000  # of one kind, asked for by name; they are listed in memory
+PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]  # SQLite holds no more than 64 bits
+Few = Annotated[int, Field(ge=1, le=MOST_TRIALS)]
 Positive = Annotated[float, Field(gt=0)]
 
 
 class Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Tuning(Entry):
@@ -41,7 +44,7 @@ class Tuning(Entry):
 
     grid: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
     d: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
-    seeds: PositiveInt = 2
+    seeds: Few = 2
 
 
 class Search(Entry):
@@ -49,10 +52,10 @@ class Search(Entry):
 
     d_min: PositiveInt = 1
     d_max: PositiveInt
-    seeds: PositiveInt = 5
+    seeds: Few = 5
     precision: Annotated[float, Field(gt=1)] = 1.25
     max_trials: PositiveInt = 100
-    batch: PositiveInt = 4
+    batch: Few = 4
     model: Literal["score", "pass"] = "score"
 
     @model_validator(mode="after")
@@ -96,7 +99,7 @@ class Task(Entry):
     threshold_global: float | None = None
     lr_rule: LrRule = "matched"
     tuning: Tuning | None = None
-    baseline_seeds: Annotated[int, Field(ge=3)] = 5
+    baseline_seeds: Annotated[int, Field(ge=3, le=MOST_TRIALS)] = 5
     timeout_s: Positive | None = None
     early_stop: EarlyStop | None = None
     search: Search
@@ -226,14 +229,17 @@ class Registry:
 
     def _below(self, parent: str, source: Document, seen: tuple[str, ...]) -> Document:
         """The entry that `seen[-1]` extends, itself flattened or derived."""
-        if parent in self._documents and parent not in seen:
+        where = f"{source.where((seen[-1], 'extends'))}: {seen[-1]}.extends"
+        if parent in seen:
+            raise UsageError(
+                f"{where}: a task cannot extend itself: {' -> '.join(seen)} -> {parent}"
+            )
+        if parent in self._documents:
             return self._flatten(parent, seen)
-        if AT in parent.rstrip(AT) and parent not in self._documents:
+        if AT in parent.rstrip(AT):
             return self._document(parent)
-        raise UsageError(
-            f"{source.where((seen[-1], 'extends'))}: {seen[-1]}.extends: no task '{parent}' to "
-            f"extend{did_you_mean(parent, self._documents)}"
-        )
+        known = did_you_mean(parent, self._documents)
+        raise UsageError(f"{where}: no task '{parent}' to extend{known}")
 
 
 def _entry_points(value: Any) -> Iterator[str]:
@@ -257,11 +263,19 @@ def _validate(document: Document, name: str) -> Task:
 
 def _check_entry_point(entry: EntryPoint, document: Document, path: KeyPath) -> None:
     try:
-        entry.parameters()
+        parameters = entry.parameters()
     except ValidationError as error:
         raise _usage_error(error, entry.schema_model, document, path) from None
     except UsageError as error:
         raise UsageError(f"{document.where((*path, 'entry_point'))}: {error}") from None
+    for key, value in parameters.items():  # given or a default, of whatever type
+        try:
+            canonical_json(value)  # what identifies a trial is stored so
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"{document.where((*path, key))}: {'.'.join(map(str, (*path, key)))}: should be "
+                f"of finite numbers, words, true, false, null, lists and mappings, not {value!r}"
+            ) from None
 
 
 def _usage_error(

@@ -55,8 +55,9 @@ class Document:
 
 def load_yaml(path: Path) -> Document:
     """Read a mapping from `path`; UsageError with file and line for anything malformed."""
+    marks: Marks = {}
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Yaml12Loader)
+        data = _parse(path.read_text(encoding="utf-8"), marks, path)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; give the path of a task file") from None
     except yaml.MarkedYAMLError as error:
@@ -64,10 +65,17 @@ def load_yaml(path: Path) -> Document:
         raise UsageError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(node, yaml.MappingNode):
+    if not isinstance(data, dict):
         raise UsageError(f"{path}:1: expected a mapping of task names to tasks")
-    marks: Marks = {}
-    return Document(_convert(node, (), marks, path), marks, str(path))
+    return Document(data, marks, str(path))
+
+
+def _parse(text: str, marks: Marks, file: Path) -> Any:
+    try:
+        node = yaml.compose(text, Loader=_Yaml12Loader)
+        return None if node is None else _convert(node, (), marks, file)
+    except RecursionError:
+        raise UsageError(f"{file}: lists or mappings are nested too deeply") from None
 
 
 def _convert(node: yaml.Node, path: KeyPath, marks: Marks, file: Path) -> Any:
@@ -107,10 +115,9 @@ def _scalar(node: yaml.Node, file: Path) -> Hashable:
 def parse_scalar(text: str) -> Any:
     """The value of `--set key=TEXT`, read as YAML (number, list, true, null, word)."""
     try:
-        node = yaml.compose(text, Loader=_Yaml12Loader)
+        return _parse(text, {}, Path("--set"))
     except yaml.YAMLError:
         raise UsageError(f"--set: '{text}' is not a YAML value; put it in quotes") from None
-    return None if node is None else _convert(node, (), {}, Path("--set"))
 
 
 def assign(document: Document, root: KeyPath, setting: str) -> None:
