@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import os
 import sys
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, create_model
@@ -78,24 +78,48 @@ def _function(target: str) -> Callable[..., Any]:
         try:
             module = _import(module_name)
         except ModuleNotFoundError as error:
-            raise UsageError(
-                f"entry_point '{target}': no module '{error.name}'; install it, or run bench in "
-                "the folder that holds it"
-            ) from error
+            mend = _hidden(module_name) or (
+                "; install it, or put it in the working folder or beside the task file"
+            )
+            raise UsageError(f"entry_point '{target}': no module '{error.name}'{mend}") from error
     if not callable(function := getattr(module, name, None)):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise UsageError(
-            f"entry_point '{target}': {module_name} has no function '{name}'"
-            f"{did_you_mean(name, known)}"
-        )
+        mend = _hidden(module_name) or did_you_mean(name, known)
+        raise UsageError(f"entry_point '{target}': {module_name} has no function '{name}'{mend}")
     return typing.cast(Callable[..., Any], function)
+
+
+_users_folders: list[Path] = []
+
+
+def search_folder(folder: Path) -> None:
+    """Import from `folder`, too, what is in no folder before it and not installed."""
+    folder = folder.resolve()
+    if folder not in _users_folders:
+        _users_folders.append(folder)
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def _import(module_name: str) -> Any:
     """Import as `python -m` would: the working folder counts, after everything installed."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    search_folder(Path.cwd())
     return importlib.import_module(module_name)
+
+
+def _hidden(module_name: str) -> str:
+    """`; ...` where a user's folder holds this module, behind another one that has its name."""
+    top, *rest = module_name.split(".")
+    taken = getattr(getattr(sys.modules.get(top), "__spec__", None), "origin", None)
+    if taken is None:
+        return ""
+    for folder in _users_folders:
+        base = folder.joinpath(top, *rest)
+        for own in (base.with_suffix(".py"), base / "__init__.py"):
+            found = own == Path(taken) or folder / top in Path(taken).parents
+            if own.is_file() and not found:
+                return f"; the name '{top}' is taken by {taken}, which hides {own}: rename yours"
+    return ""
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from .entry_point import EntryPoint, ProblemEntryPoint
+from .entry_point import EntryPoint, ProblemEntryPoint, search_folder
 from .errors import UsageError, did_you_mean, user_code
 from .seeds import canonical_json
 from .yaml_lines import (
@@ -140,7 +140,10 @@ def default_file() -> Path:
 
 
 class Registry:
-    """The tasks of the suite and of the user's own files (`--tasks FILE`), by name."""
+    """The tasks of the suite and of the user's own files (`--tasks FILE`), by name.
+
+    A file's entry points may name modules beside it.
+    """
 
     def __init__(self, files: Sequence[Path] = ()) -> None:
         self._documents: dict[str, Document] = {}
@@ -153,6 +156,8 @@ class Registry:
                         f"{self._documents[name].where((name,))}"
                     )
                 self._documents[name] = document
+        for folder in (Path.cwd(), *(file.parent for file in files)):
+            search_folder(folder)
 
     def names(self) -> list[str]:
         """The tasks that are written out; those that a template derives are without number."""

@@ -19,8 +19,10 @@ def paste(folder: Path) -> None:
 
 
 def test_an_own_data_set_is_measured(tmp_path: Path) -> None:
-    paste(tmp_path)
-    own = ("--tasks", "mine.yaml", "--task", "my-data")
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    paste(beside)  # mine.py is found beside mine.yaml, by the workers too
+    own = ("--tasks", "beside/mine.yaml", "--task", "my-data", "--workers", "2")
     finished = bench("run", *own, "--d", "10,200", "--seeds", "2", "--json", cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     (row,) = json.loads(finished.stdout)

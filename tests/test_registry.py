@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from difficulty_bench import entry_point
 from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.problem import count_parameters
 from difficulty_bench.registry import Registry, Task
@@ -112,6 +114,27 @@ def test_a_module_that_cannot_be_imported_is_refused_in_one_line(
     monkeypatch.syspath_prepend(tmp_path)
     message = refusal(tmp_path, ENTRY.replace("tests.tiny:problem", f"{module}:problem"))
     assert message.startswith(f"/mine.yaml:5: entry_point '{module}:problem': {expected}")
+
+
+@pytest.mark.parametrize(
+    ("module", "own", "taken"),
+    [
+        ("envs", "envs.py", "envs/__init__.py"),
+        ("profile", "profile.py", "profile.py"),
+        ("agents.mine", "agents/mine.py", "agents/__init__.py"),
+    ],
+)
+def test_a_module_behind_another_of_its_name_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, own: str, taken: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(entry_point, "_users_folders", [])
+    (tmp_path / own).parent.mkdir(exist_ok=True)
+    (tmp_path / own).write_text("def problem(): ...")
+    message = refusal(tmp_path, ENTRY.replace("tests.tiny:problem", f"{module}:problem"))
+    top = module.partition(".")[0]
+    assert f"the name '{top}' is taken by " in message
+    assert f"{taken}, which hides /{own}: rename yours" in message
 
 
 def test_set_overrides_and_is_checked_the_same_way(tmp_path: Path) -> None:
