@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +62,11 @@ def prepare(task: Task) -> Prepared:
     Raise ResourceError for missing data or packages, UsageError for a projection, network, range
     or threshold that does not fit. Nothing is written.
     """
+    with _named(task):
+        return _prepare(task)
+
+
+def _prepare(task: Task) -> Prepared:
     if task.projection not in projection.NAMES:
         raise UsageError(
             f"{task.name}: no projection '{task.projection}'"
@@ -94,6 +100,17 @@ def prepare(task: Task) -> Prepared:
     return Prepared(task, D, problem.metric)
 
 
+@contextmanager
+def _named(task: Task) -> Iterator[None]:
+    """A problem or an agent does not know which task it belongs to: say it in its UsageErrors."""
+    try:
+        yield
+    except UsageError as error:
+        if str(error).startswith(f"{task.name}:"):
+            raise
+        raise UsageError(f"{task.name}: {error}") from error
+
+
 def choose_device(name: str) -> str:
     """`auto` is the GPU where there is one. Raise ResourceError for a device that is not there."""
     available = torch.cuda.is_available()
@@ -107,14 +124,18 @@ def choose_device(name: str) -> str:
 def run_study(
     prepared: Prepared, store: Store, engine: Engine, runtime: Runtime, plan: Plan, who: Listener
 ) -> str | None:
-    """Measure until the search asks for nothing more; why it ended, or None if interrupted."""
+    """Measure until the search asks for nothing more; why it ended, or None if interrupted.
+
+    Raise UsageError, with the task's name, for what only a training found out not to fit.
+    """
     task, study = prepared.task, study_identity(prepared.task)
     while requests := plan.next_round(prepared, store.outcomes(study)):
         who.asked(task, requests)
         try:
-            for result in engine.run([Trial(task, request) for request in requests], runtime):
-                store.put(result)
-                who.finished(task, result)
+            with _named(task):
+                for result in engine.run([Trial(task, request) for request in requests], runtime):
+                    store.put(result)
+                    who.finished(task, result)
         except Interrupted:
             return None
     return plan.stop_reason(prepared, store.outcomes(study))

@@ -11,12 +11,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
+from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.errors import BenchError, UsageError
 from difficulty_bench.registry import Registry
-from difficulty_bench.study import prepare
+from difficulty_bench.store import Store
+from difficulty_bench.study import Listener, Plan, prepare, run_study
+from difficulty_bench.trial import Runtime
 from difficulty_bench.verbs.run import recorded
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -198,8 +202,20 @@ def test_a_broken_factory_is_refused_in_one_line(part: str, how: str, expected: 
     task = Registry([TINY]).get("tiny", [part, f"{key}.how={how}"])
     with pytest.raises(UsageError) as caught:
         prepare(task)
+    assert str(caught.value).startswith(f"tiny: {key} '")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("engine", [InlineEngine(), ProcessEngine(1)], ids=["inline", "process"])
+def test_what_only_a_training_finds_out_names_the_task(tmp_path: Path, engine: Engine) -> None:
+    task = Registry([TINY]).get("tiny-broken", ["agent.how=refuse"])
+    prepared, listener = prepare(task), create_autospec(Listener)
+    with Store(tmp_path / "bench.sqlite") as store:
+        store.add_study(task, prepared.D, [], prepared.metric)
+        with pytest.raises(UsageError, match=r"^tiny-broken: not here$"):
+            run_study(prepared, store, engine, Runtime(), Plan(), listener)
+    engine.close()
 
 
 def test_missing_data_is_refused_with_the_mend(
