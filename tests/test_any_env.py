@@ -22,7 +22,7 @@ from difficulty_bench.solution import Solution, load
 from difficulty_bench.study import prepare
 from difficulty_bench.trial import Trial, study_identity
 from envs import any as any_env
-from envs import control
+from envs import control, evaluation
 
 
 class Chain(gym.Env[np.ndarray, int]):
@@ -224,7 +224,7 @@ def test_a_missing_simulator_is_named_with_the_mend(
 
 
 def test_a_random_policy_without_an_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(any_env, "MOST_STEPS", 50)
+    monkeypatch.setattr(evaluation, "MOST_STEPS", 50)
     with pytest.raises(UsageError, match="max_episode_steps"):
         Registry().get("ppo@test/Endless-v0")
 
