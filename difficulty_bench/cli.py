@@ -163,7 +163,7 @@ def _add_task(verb: argparse.ArgumentParser) -> None:
     add("--task", dest="names", action="append", default=[], metavar="NAME", help="repeatable")
     add("--env", dest="envs", action="append", default=[], metavar="ID",
         help="any Gymnasium id, without a registry entry; repeatable")  # fmt: skip
-    add("--agent", default="ppo", metavar="NAME",
+    add("--agent", metavar="NAME",
         help="for --env: a template of tasks.yaml, ppo, dqn or es (default: ppo)")  # fmt: skip
     add("--projection", metavar="NAME",
         help="hashed, fastfood, sparse, dense, gaussian or rademacher")  # fmt: skip

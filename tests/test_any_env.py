@@ -256,6 +256,14 @@ def test_nothing_to_measure_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     assert "--task NAME (see bench list) or --env ID" in capsys.readouterr().err
 
 
+def test_an_agent_for_a_task_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """The task's own would be measured, and taken for the one that was asked for."""
+    assert main(["run", "--task", "cartpole", "--agent", "dqn", "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "--agent dqn: a task has an agent of its own" in said
+    assert said.count("\n") == 1
+
+
 def test_a_solution_of_an_id_reloads_but_may_not_name_a_package(tmp_path: Path) -> None:
     import torch
 

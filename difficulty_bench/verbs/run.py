@@ -25,6 +25,8 @@ from ..study import Plan, Prepared, choose_device, prepare, run_study
 from ..tracking import Tracker
 from ..trial import Runtime, study_identity
 
+DEFAULT_AGENT = "ppo"  # for --env
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure every `--task`; print one row each. See `cli` for the exit codes."""
@@ -51,7 +53,13 @@ def given_settings(arguments: argparse.Namespace) -> list[str]:
 def given_tasks(arguments: argparse.Namespace, settings: Sequence[str]) -> list[Task]:
     """The tasks that `--task`, `--env` and `--agent` name, each once."""
     registry = Registry(arguments.tasks)
-    names = [*arguments.names, *(f"{arguments.agent}{AT}{id}" for id in arguments.envs)]
+    if arguments.agent and not arguments.envs:  # a task's number would pass for another learner's
+        raise UsageError(
+            f"--agent {arguments.agent}: a task has an agent of its own; leave --agent out, or "
+            "give it with --env ID"
+        )
+    agent = arguments.agent or DEFAULT_AGENT
+    names = [*arguments.names, *(f"{agent}{AT}{id}" for id in arguments.envs)]
     if not names:
         raise UsageError("say what to measure: --task NAME (see bench list) or --env ID")
     return [registry.get(name, settings) for name in dict.fromkeys(names)]

@@ -39,7 +39,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    if arguments.names or arguments.envs or given_settings(arguments):
+    given = arguments.names or arguments.envs or arguments.agent or given_settings(arguments)
+    if given:
         raise UsageError("bench study import takes the study that the file holds: give FILE alone")
     with Store(arguments.store) as store:
         done = import_study(store, arguments.file)
