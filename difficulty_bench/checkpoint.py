@@ -97,8 +97,8 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
 
 
 def checkpoint_folder(store: Path) -> Path:
-    """Where the trials of a store keep their checkpoints."""
-    return store.with_suffix(".checkpoints")
+    """Where the trials of a store keep their checkpoints: for `x.sqlite` in `x.checkpoints`."""
+    return store.parent / f"{store.name.removesuffix('.sqlite')}.checkpoints"
 
 
 def checkpoint_path(folder: Path, identity: str) -> Path:

@@ -121,6 +121,15 @@ def test_a_file_holds_the_study_alone_and_gives_it_back(tmp_path: Path, file: Pa
     assert replace(back, state=None) == replace(checkpoint(), state=None)
 
 
+def test_no_two_stores_share_a_folder_of_checkpoints() -> None:
+    for name, folder in (
+        ("exp.sqlite", "exp.checkpoints"),
+        ("exp.v1", "exp.v1.checkpoints"),
+        ("exp.v2", "exp.v2.checkpoints"),
+    ):
+        assert checkpoint_folder(Path("a") / name) == Path("a") / folder
+
+
 @pytest.mark.parametrize(("steps", "kept"), [(4, 5), (6, 6)])
 def test_of_two_checkpoints_the_one_further_along_is_kept(
     tmp_path: Path, file: Path, steps: int, kept: int
@@ -239,6 +248,7 @@ def test_the_verb_refuses_what_makes_no_sense(
 ) -> None:
     store = ["--store", str(tmp_path / "bench.sqlite")]
     file = str(tmp_path / "study.zip")
+    Store(store[1]).close()
     for words, says in (
         (["export", file], "say what to measure"),
         (["export", file, "--task", "toy", "--task", "digits"], "one study, not 2"),
