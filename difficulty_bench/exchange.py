@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from .errors import StudyError, UsageError
+from .errors import StudyError, UsageError, did_you_mean
 from .records import Reading
 from .result_lines import (
     AnyLine,
@@ -52,10 +52,20 @@ class Merged:
 def export(store: Store, file: Path, tasks: Collection[str] | None = None) -> int:
     """Write the finished trials (of `tasks` only, where given) to `file`; return their number.
 
-    The file is replaced as a whole or not at all. Raise UsageError where it cannot be written.
+    The file is replaced as a whole or not at all. Raise UsageError where it cannot be written, and
+    where there is nothing to write: an empty file would take the place of a good one.
     """
-    readings = [r for r in store.studies() if tasks is None or r.task.name in tasks]
+    refuse_folder(file)
+    readings = store.studies()
+    known = {reading.task.name for reading in readings}
+    for name in tasks or ():
+        if name not in known:
+            raise UsageError(f"{store.path}: no task '{name}' in it{did_you_mean(name, known)}")
+    readings = [r for r in readings if tasks is None or r.task.name in tasks]
     lines = list(lines_of(store, readings))
+    count = sum(isinstance(line, TrialLine) for line in lines)
+    if not count:
+        raise UsageError(f"{store.path}: no finished trials to export; bench run measures them")
     partial = file.with_name(file.name + ".partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +76,13 @@ def export(store: Store, file: Path, tasks: Collection[str] | None = None) -> in
         partial.replace(file)
     except OSError as error:
         raise UsageError(f"{file}: cannot write: {error.strerror}; give another path") from None
-    return sum(isinstance(line, TrialLine) for line in lines)
+    return count
+
+
+def refuse_folder(file: Path) -> None:
+    """Raise UsageError where `file`, which is about to be written, is a folder."""
+    if file.is_dir():
+        raise UsageError(f"{file}: is a folder; give the path of a file")
 
 
 def lines_of(store: Store, readings: Sequence[Reading]) -> Iterator[Line]:

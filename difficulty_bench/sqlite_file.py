@@ -28,6 +28,8 @@ class WriterLock:
     _held: ClassVar[set[Path]] = set()
 
     def __init__(self, path: Path) -> None:
+        if path.is_dir():
+            raise _refuse(path, "is a folder")
         self._path = path.absolute().with_name(path.name + ".lock")
         if self._path in self._held:
             raise _refuse(path, "this process is already writing to it", "close it first")

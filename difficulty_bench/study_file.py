@@ -20,7 +20,7 @@ from pathlib import Path
 
 from .checkpoint import Checkpoint, checkpoint_folder, checkpoint_path, read_checkpoint
 from .errors import UsageError
-from .exchange import Merged, Parsed, lines_of, merge, parse
+from .exchange import Merged, Parsed, lines_of, merge, parse, refuse_folder
 from .records import Reading
 from .result_lines import dump_line
 from .store import Store
@@ -62,6 +62,7 @@ def export_study(store: Store, study: str, file: Path) -> Exported:
 
     Raise UsageError where the store does not know it or the file cannot be written.
     """
+    refuse_folder(file)
     readings = [reading for reading in store.studies() if reading.study == study]
     if not readings:
         raise UsageError(f"{store.path}: nothing of this study; `bench status` lists what there is")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from difficulty_bench.cli import main
 from difficulty_bench.errors import UsageError
 from difficulty_bench.exchange import export, import_results, merged, read
 from difficulty_bench.records import trial_identity
@@ -69,7 +70,7 @@ def results(draw: st.DrawFn) -> TrialResult:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(results(), max_size=6, unique_by=lambda r: r.identity))
+@given(st.lists(results(), min_size=1, max_size=6, unique_by=lambda r: r.identity))
 def test_a_file_gives_back_exactly_what_was_exported(
     tmp_path_factory: pytest.TempPathFactory, found: list[TrialResult]
 ) -> None:
@@ -136,8 +137,9 @@ def test_two_files_one_after_the_other_are_a_file(file: Path) -> None:
 
 
 def test_one_task_can_be_exported_alone(tmp_path: Path) -> None:
-    store = recorded.fill(store_of(TRIAL), recorded.reading("other"), [])
-    assert export(store, tmp_path / "f", ["other"]) == 0
+    other = recorded.reading("other")
+    store = recorded.fill(store_of(TRIAL), other, [recorded.result(other, "trial", 9, 0, 0.1)])
+    assert export(store, tmp_path / "f", ["other"]) == 1
     with read(tmp_path / "f") as back:
         assert [reading.task.name for reading in back.studies()] == ["other"]
 
@@ -276,6 +278,58 @@ def test_an_export_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("a file")
     with pytest.raises(UsageError, match="cannot write"):
         export(store_of(TRIAL), tmp_path / "folder" / "results.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--store", "typo.sqlite"], 3, "typo.sqlite: no such file; give --store"),
+        (["--store", "here.sqlite", "--task", "Known"], 2, "no task 'Known' in it; did you mean"),
+        (["--store", "empty.sqlite"], 2, "empty.sqlite: no finished trials"),
+        ([], 2, "bench.sqlite: no finished trials"),
+    ],
+)
+def test_an_export_of_nothing_leaves_the_file_as_it_is(
+    file: Path,
+    words: list[str],
+    code: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(file.parent)
+    with Store("here.sqlite") as store, Store("empty.sqlite") as empty:
+        recorded.fill(store, OF, [TRIAL])
+        recorded.fill(empty, OF, [])
+    before = file.read_bytes()
+    assert main(["results", "export", str(file), *words]) == code
+    assert says in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert not list(file.parent.glob("*.partial"))
+
+
+@pytest.mark.parametrize("name", [".", "", "folder"])
+def test_an_export_to_a_folder_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        export(store_of(TRIAL), tmp_path / name if name == "folder" else Path(name))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_store_that_was_named_must_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The default one need not: the rows of results.jsonl are reported without it."""
+    monkeypatch.chdir(tmp_path)
+    export(store_of(TRIAL), tmp_path / "reports" / "results.jsonl")
+    missing = ["--store", "typo.sqlite"]
+    for verb in (["report"], ["status"], ["list"], ["show", "toy"], ["export", "ab", "x.json"]):
+        assert main([*verb, *missing]) == 3
+        assert "typo.sqlite: no such file" in capsys.readouterr().err
+    assert main(["report", "--format", "json"]) == 0
+    assert main(["status"]) == 0
+    assert "nothing measured yet" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["reports"]
 
 
 def test_a_trial_takes_half_a_kilobyte(file: Path) -> None:

@@ -196,8 +196,6 @@ def test_every_rule_of_a_study_is_looked_at_by_itself(
     assert "toy lr_rule=matched\n  3 complete, 1 failed; " in out
     assert main(["show", "toy", "--store", str(file)]) == 0
     assert re.search(r"trial d=10 seed 0 +lr x10 +failed", capsys.readouterr().out)
-    assert main(["status", "--store", str(tmp_path / "none")]) == 0
-    assert "nothing measured yet" in capsys.readouterr().out
 
 
 def test_what_tuning_chose_is_told() -> None:

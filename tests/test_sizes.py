@@ -190,12 +190,15 @@ def test_a_solution_without_a_score_is_not_solved(
     assert size["d_int90"] is None
 
 
-def test_the_bits_travel_with_the_results(measured: Path, tmp_path: Path) -> None:
+def test_the_bits_travel_with_the_results(
+    measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run_bits(measured, "--bits", "8", "--quiet") == 0
     with Store(measured, read_only=True) as store:
         export(store, tmp_path / "results.jsonl")
         before = rows(store)
-    assert main(["report", "--store", str(tmp_path / "none.sqlite"), "--out", str(tmp_path)]) == 0
+    monkeypatch.chdir(tmp_path)  # where there is no store
+    assert main(["report", "--out", str(tmp_path)]) == 0
     page = (tmp_path / "difficulty.md").read_text()
     assert f"{before[0]['bits']:,} [" in page
     assert "local d_int90 by bits per number: 1: " in page
@@ -229,8 +232,12 @@ def test_bits_out_of_range_are_refused(
 def test_what_cannot_be_quantised_is_one_line(
     measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = run_bits(tmp_path / "empty.sqlite")
+    code = run_bits(tmp_path / "missing.sqlite")
     assert not list(tmp_path.iterdir())  # looking for trials creates no store
+    text = capsys.readouterr().err
+    assert (code, text.count("\n")) == (3, 1)
+    Store(tmp_path / "empty.sqlite").close()
+    code = run_bits(tmp_path / "empty.sqlite")
     text = capsys.readouterr().err
     assert (code, text.count("\n")) == (2, 1)
     assert "bench run measures them first" in text

@@ -179,6 +179,13 @@ def test_looking_creates_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_is_no_store(tmp_path: Path, path: Path) -> None:
+    path.parent.mkdir()
+    with pytest.raises(ResourceError, match="is a folder; give --store"):
+        Store(path.parent)
+    assert [path.name for path in tmp_path.iterdir()] == [path.parent.name]
+
+
 def test_readers_work_beside_a_writer_and_leave_no_trace(path: Path) -> None:
     with filled(path) as store, Store(path, read_only=True) as reader:
         assert len(reader.results(OF.study)) == 3

@@ -19,6 +19,7 @@ from ..store import Store
 from ..study import Prepared, choose_device, prepare
 from ..trial import Trial, described, study_identity
 from ..tuning import relevant
+from .look import store_to_read
 from .run import given_settings, given_tasks, print_rows
 
 
@@ -32,7 +33,7 @@ def bits(arguments: argparse.Namespace) -> int:
     workers = arguments.workers or (usable_cores() if device == "cpu" else 1)
     progress = Progress(as_json=arguments.json, quiet=arguments.quiet)
     prepared = [prepare(task) for task in tasks]
-    with Store(arguments.store, read_only=True) as store:  # which creates none
+    with Store(store_to_read(arguments), read_only=True) as store:  # which creates none
         for one in prepared:
             _finished(one, store)
     with Store(arguments.store) as store:

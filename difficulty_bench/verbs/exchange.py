@@ -11,6 +11,7 @@ from ..exchange import export, import_results, merged
 from ..registry import Registry
 from ..report import FORMATS, write_report
 from ..store import Store
+from .look import store_to_read
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -19,11 +20,12 @@ def report(arguments: argparse.Namespace) -> int:
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UsageError(f"--format: no format '{unknown[0]}'; known: {', '.join(FORMATS)}")
     out: Path = arguments.out
+    store = store_to_read(arguments)
     if arguments.clips:
         from .clips import write_clips
 
-        write_clips(arguments.store, arguments.tasks, out)
-    with merged(arguments.store, out / "results.jsonl") as source:
+        write_clips(store, arguments.tasks, out)
+    with merged(store, out / "results.jsonl") as source:
         for path in write_report(source, out, formats, Registry(arguments.tasks).registered()):
             print(path)
     return 0
@@ -33,12 +35,12 @@ def results(arguments: argparse.Namespace) -> int:
     """Export finished trials from the store, or merge a file into it."""
     file: Path = arguments.file
     if arguments.action == "export":
-        with Store(arguments.store, read_only=True) as store:
-            count = export(store, file, arguments.names or None)
+        with Store(store_to_read(arguments), read_only=True) as source:
+            count = export(source, file, arguments.names or None)
         print(f"{file}: {count} trials")
     else:
-        with Store(arguments.store) as store:
-            merged_in = import_results(store, file)
+        with Store(arguments.store) as target:
+            merged_in = import_results(target, file)
         for conflict in merged_in.conflicts:
             print(f"bench: warning: {conflict}", file=sys.stderr)
         print(

@@ -5,15 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
-from ..errors import BenchError
+from ..cli import DEFAULT_STORE
+from ..errors import BenchError, ResourceError
 from ..problem import count_parameters
 from ..progress import describe
 from ..registry import Registry, Task
 from ..report import d_int90_text, rows
 from ..store import Store
 from ..trial import build_network, study_identity
+
+
+def store_to_read(arguments: argparse.Namespace) -> Path:
+    """`--store`. Raise ResourceError where one was named and is not there.
+
+    The default one may be missing: it is then one without trials.
+    """
+    path: Path = arguments.store
+    if path != DEFAULT_STORE and not path.exists():
+        raise ResourceError(f"{path}: no such file; give --store the path of a store")
+    return path
 
 
 def list_tasks(arguments: argparse.Namespace) -> int:
@@ -55,15 +68,13 @@ def _size_and_data(task: Task) -> tuple[str, str]:
 
 
 def _measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    if not arguments.store.exists():
-        return []
-    with Store(arguments.store, read_only=True) as store:
+    with Store(store_to_read(arguments), read_only=True) as store:
         return rows(store)
 
 
 def status(arguments: argparse.Namespace) -> int:
     """Per row of the report: its trials by state, cost, what is known."""
-    with Store(arguments.store, read_only=True) as store:
+    with Store(store_to_read(arguments), read_only=True) as store:
         measured = rows(store)
         if not measured:
             print(f"{arguments.store}: nothing measured yet")
@@ -84,9 +95,7 @@ def show(arguments: argparse.Namespace) -> int:
     task = Registry(arguments.tasks).get(arguments.task, arguments.settings)
     content = task.model_dump(mode="json", by_alias=True, exclude_none=True)
     print(json.dumps(content | task.definition(), indent=1))
-    if not arguments.store.exists():
-        return 0
-    with Store(arguments.store, read_only=True) as store:
+    with Store(store_to_read(arguments), read_only=True) as store:
         for result in store.results(study_identity(task)):
             end = f"{result.score:.6g}" if result.score is not None else f"{result.reason}"
             rate = f"lr x{result.request.lr_scale:g}"  # trials of every lr rule are here

@@ -16,12 +16,13 @@ from ..solution import Solution, load, trusted_task
 from ..store import Store
 from ..study import choose_device
 from ..trial import Trial
+from .look import store_to_read
 
 
 def export(arguments: argparse.Namespace) -> int:
     """Write the solution of one finished subspace trial."""
     registry = Registry(arguments.tasks)
-    with Store(arguments.store, read_only=True) as store:
+    with Store(store_to_read(arguments), read_only=True) as store:
         found = store.find(arguments.trial)
         if len(found) != 1:
             what = "no trial" if not found else f"{len(found)} trials"

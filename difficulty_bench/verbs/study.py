@@ -12,6 +12,7 @@ from ..progress import describe
 from ..store import Store
 from ..study_file import export_study, import_study
 from ..trial import study_identity
+from .look import store_to_read
 from .run import given_settings, given_tasks
 
 
@@ -25,7 +26,7 @@ def _export(arguments: argparse.Namespace) -> int:
     if len(tasks) != 1:
         raise UsageError(f"a file holds one study, not {len(tasks)}; give one --task")
     file: Path = arguments.file
-    with Store(arguments.store, read_only=True) as store:
+    with Store(store_to_read(arguments), read_only=True) as store:
         done = export_study(store, study_identity(tasks[0]), file)
     size = file.stat().st_size / 1e6
     print(
