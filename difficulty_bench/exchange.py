@@ -7,7 +7,8 @@ First the format, then environments, and for every study its readings and its tr
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,10 +138,11 @@ def read(file: Path) -> Store:
     return store
 
 
-def merged(store: Path, file: Path) -> Store:
+def merged(store: Path, file: Path, warn: Callable[[str], None] = warnings.warn) -> Store:
     """The store (its studies and trials, not curves or solutions) and `file`, in memory.
 
-    Either may be missing. Where both speak of one trial or reading, the store's word counts.
+    Either may be missing. Where both speak of one trial or reading, the store's word counts, and
+    `warn` hears of every trial that has another end in the file.
     """
     memory = Store.in_memory()
     with Store(store, read_only=True) as source, memory.transaction():
@@ -151,7 +153,8 @@ def merged(store: Path, file: Path) -> Store:
             for identity, scores in source.quantised(reading.study).items():
                 memory.put_quantised(identity, scores)
     if file.exists():
-        import_results(memory, file)
+        for conflict in import_results(memory, file).conflicts:
+            warn(conflict)
     return memory
 
 

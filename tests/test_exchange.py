@@ -160,10 +160,14 @@ def test_the_store_and_a_file_are_merged_in_memory(tmp_path: Path, file: Path) -
     newer = replace(OF, task=OF.task.model_copy(update={"floor": 0.1}))
     with Store(path) as store:
         recorded.fill(store, newer, [replace(TRIAL, score=0.7)])
-    with merged(path, file) as source:
+    said: list[str] = []
+    with merged(path, file, said.append) as source:
         assert source.outcomes(OF.study)[TRIAL.request].score == 0.7
         assert [reading.task.floor for reading in source.studies()] == [0.1]
         assert len(source.results(OF.study)) == 3
+    (conflict,) = said
+    assert f"{file}:" in conflict
+    assert "is there as complete (0.7); kept, not replaced by" in conflict
     with merged(path, tmp_path / "none.jsonl") as source:
         assert len(source.results(OF.study)) == 1
 
@@ -326,7 +330,7 @@ def test_a_store_that_was_named_must_be_there(
     for verb in (["report"], ["status"], ["list"], ["show", "toy"], ["export", "ab", "x.json"]):
         assert main([*verb, *missing]) == 3
         assert "typo.sqlite: no such file" in capsys.readouterr().err
-    assert main(["report", "--format", "json"]) == 0
+    assert main(["report", "--format", "json, csv"]) == 0
     assert main(["status"]) == 0
     assert "nothing measured yet" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["reports"]

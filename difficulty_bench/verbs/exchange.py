@@ -16,7 +16,7 @@ from .look import store_to_read
 
 def report(arguments: argparse.Namespace) -> int:
     """Tables and plots from OUT/results.jsonl and the store together."""
-    formats = arguments.format.split(",")
+    formats = [name.strip() for name in arguments.format.split(",")]
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UsageError(f"--format: no format '{unknown[0]}'; known: {', '.join(FORMATS)}")
     out: Path = arguments.out
@@ -25,7 +25,7 @@ def report(arguments: argparse.Namespace) -> int:
         from .clips import write_clips
 
         write_clips(store, arguments.tasks, out)
-    with merged(store, out / "results.jsonl") as source:
+    with merged(store, out / "results.jsonl", _warn) as source:
         for path in write_report(source, out, formats, Registry(arguments.tasks).registered()):
             print(path)
     return 0
@@ -42,9 +42,13 @@ def results(arguments: argparse.Namespace) -> int:
         with Store(arguments.store) as target:
             merged_in = import_results(target, file)
         for conflict in merged_in.conflicts:
-            print(f"bench: warning: {conflict}", file=sys.stderr)
+            _warn(conflict)
         print(
             f"{arguments.store}: {merged_in.added} trials added, "
             f"{merged_in.known} were there already"
         )
     return 0
+
+
+def _warn(text: str) -> None:
+    print(f"bench: warning: {text}", file=sys.stderr)
