@@ -23,6 +23,8 @@ from .registry import Task
 from .results import Request, State, TrialResult
 from .seeds import Streams, content_hash
 
+MOST_SAID = 300  # characters of an exception's message, which may hold a whole array
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -209,9 +211,11 @@ def _train(training: Training) -> None:
 
 
 def described(error: Exception) -> str:
-    """`RuntimeError: what it says (file.py:12)`, the place where it was raised."""
+    """`RuntimeError: what it says (file.py:12)`, the place where it was raised: in one line."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
+    says = next(iter(str(error).strip().splitlines()), "")
+    says = says if len(says) <= MOST_SAID else f"{says[:MOST_SAID]}…"
+    return f"{type(error).__name__}: {says} ({Path(frame.filename).name}:{frame.lineno})"
 
 
 def _near(own: Tensor, expected: Tensor) -> bool:

@@ -14,7 +14,7 @@ from difficulty_bench.context import Interrupted
 from difficulty_bench.engine import GRACE_S, make_engine
 from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.ray_engine import LOCAL
-from difficulty_bench.trial import Runtime, Trial
+from difficulty_bench.trial import Runtime, Trial, described
 
 from .test_engine import ENGINES, REQUESTS, TASKS, TINY
 
@@ -62,6 +62,14 @@ def test_an_error_does_not_wait_for_the_other_trials(name: str) -> None:
     start = time.monotonic()
     engine.close()
     assert time.monotonic() - start < 10  # the other hangs for 100 s
+
+
+def test_a_reason_is_one_short_line() -> None:
+    for text, says in (("\nfirst\nsecond", "first"), ("x" * 9999, "x" * 300 + "…"), ("", "")):
+        try:
+            raise RuntimeError(text)
+        except RuntimeError as error:
+            assert described(error).startswith(f"RuntimeError: {says} (test_engine_end.py:")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
