@@ -496,6 +496,22 @@ def test_small_text() -> None:
     assert code("a `b` | c") == "`a 'b' ¦ c`"
 
 
+@pytest.mark.parametrize(
+    ("failed", "solved", "says"),
+    [
+        (2, 5, "(not solved at 2, solved at 5)"),
+        (2, 2, "(solved by some at 2)"),
+        (5, 2, "(solved by some at 2 to 5)"),
+        (None, 2, "(solved at 2)"),
+    ],
+)
+def test_what_is_known_without_a_number(
+    table: dict[str, dict[str, Any]], failed: int | None, solved: int | None, says: str
+) -> None:
+    row = {**table["begun"], "largest_failed_d": failed, "smallest_solved_d": solved}
+    assert f"unfinished {says}" in d_int90_text(row)
+
+
 def test_the_row_of_the_terminal(table: dict[str, dict[str, Any]]) -> None:
     text = row_text(table["known"])
     assert "known v1" in text

@@ -61,6 +61,8 @@ def d_int90(row: Row, suffix: str = "") -> str:
 
 def _bracket(row: Row, suffix: str) -> str:
     low, high = row[f"largest_failed_d{suffix}"], row[f"smallest_solved_d{suffix}"]
+    if low is not None and high is not None and low >= high:  # seeds, or d, that disagree
+        return f" (solved by some at {count(high)}{f' to {count(low)}' if low > high else ''})"
     facts = [f"not solved at {count(low)}"] if low is not None else []
     facts += [f"solved at {count(high)}"] if high is not None else []
     return f" ({', '.join(facts)})" if facts else ""
