@@ -14,6 +14,7 @@ from typing import Any
 
 from .bits import MOST_BITS
 from .errors import BenchError
+from .outputs import lossy_stderr
 
 MOST_TOGETHER = 256
 DEFAULT_STORE = Path("bench.sqlite")
@@ -23,6 +24,11 @@ environment unusable; 130/143 interrupted (the last line says how to resume)"""
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
+    with lossy_stderr():
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         code: int = _handler(arguments.handler)(arguments)
         return code

@@ -13,6 +13,7 @@ from . import projection
 from .context import Interrupted
 from .engine import Engine
 from .errors import ResourceError, UsageError, did_you_mean
+from .outputs import stdout_to_stderr
 from .problem import Problem, count_parameters
 from .registry import Task
 from .results import Outcome, Request, TrialResult
@@ -56,6 +57,7 @@ class Prepared:
     metric: str
 
 
+@stdout_to_stderr()
 def prepare(task: Task) -> Prepared:
     """Check that the task can run on this machine.
 

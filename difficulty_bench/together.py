@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from .context import Diverged, Interrupted, TimedOut
 from .errors import BenchError
+from .outputs import stdout_to_stderr
 from .problem import Problem
 from .results import TrialResult
 from .trial import Runtime, Training, Trial, described, run_trial
@@ -63,6 +64,7 @@ def run_together(
     return [run_trial(trial, runtime) for trial in trials]
 
 
+@stdout_to_stderr()
 def _in_one_program(trials: Sequence[Trial], runtime: Runtime) -> list[TrialResult]:
     together = companion(trials[0])
     problem: Problem = trials[0].task.problem()

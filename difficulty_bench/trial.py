@@ -18,6 +18,7 @@ from torch.nn.utils import parameters_to_vector
 from .context import Diverged, EarlyStop, Interrupted, TimedOut, TrialContext
 from .environment import describe_environment
 from .errors import BenchError, UsageError, user_code
+from .outputs import stdout_to_stderr
 from .problem import Evaluation, Problem, count_parameters
 from .registry import Task
 from .results import Request, State, TrialResult
@@ -190,6 +191,7 @@ class Training:
         )
 
 
+@stdout_to_stderr()
 def run_trial(trial: Trial, runtime: Runtime) -> TrialResult:
     """Train and evaluate once.
 

@@ -218,6 +218,31 @@ def test_what_only_a_training_finds_out_names_the_task(tmp_path: Path, engine: E
     engine.close()
 
 
+@pytest.mark.parametrize("more", [["--json"], []])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_run_goes_on_without_its_stderr(tmp_path: Path, workers: str, more: list[str]) -> None:
+    """As after the death of a `tee`: the reader of the pipe is gone from the start."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    task = ["--tasks", str(TINY), "--task", "tiny", "--d", "2", "--seeds", "1", *more]
+    finished = subprocess.run(
+        command("run", *task, "--workers", workers), cwd=tmp_path, env=environment(),
+        stdout=subprocess.PIPE, stderr=writer, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert finished.returncode == 0
+    assert b"tiny" in finished.stdout
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_a_learner_prints_is_no_result(tmp_path: Path, workers: str) -> None:
+    talks = ["--task", "tiny-broken", "--set", "agent.how=print"]
+    grid = ["--d", "2", "--seeds", "1", "--workers", workers, "--json"]
+    finished = bench("run", "--tasks", str(TINY), *talks, *grid, cwd=tmp_path)
+    json.loads(finished.stdout)
+    assert "a learner that talks" in finished.stderr
+
+
 def test_missing_data_is_refused_with_the_mend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,8 @@ def misbehave(
     """An agent that fails in the way `how` names."""
     if how == "raise":
         raise RuntimeError("the learner broke")
+    if how == "print":
+        print("a learner that talks")
     if how == "refuse":
         raise UsageError("not here")
     if how == "diverge":

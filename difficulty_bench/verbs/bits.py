@@ -11,6 +11,7 @@ from joblib import Parallel, delayed
 
 from ..environment import usable_cores
 from ..errors import BenchError, ResourceError, UsageError
+from ..outputs import stdout_to_stderr
 from ..problem import Problem
 from ..progress import Progress, describe
 from ..results import Scores, TrialResult
@@ -69,6 +70,7 @@ def _missing(one: Prepared, store: Store, bits: Sequence[int]) -> list[tuple[Sol
     ]
 
 
+@stdout_to_stderr()
 def _scores(solution: Solution, bits: Sequence[int], device: str) -> tuple[Trial, Scores, set[str]]:
     """The scores of `solution` quantised, and why some are None."""
     trial, there = solution.trial, torch.device(device)

@@ -16,6 +16,7 @@ from ..checkpoint import checkpoint_folder
 from ..engine import Engine, make_engine
 from ..environment import usable_cores
 from ..errors import StudyError, UsageError
+from ..outputs import stdout_to_stderr
 from ..progress import Progress, describe
 from ..registry import AT, Registry, Task
 from ..report import row_text, rows
@@ -50,6 +51,7 @@ def given_settings(arguments: argparse.Namespace) -> list[str]:
     return [*arguments.settings, *projection]
 
 
+@stdout_to_stderr()
 def given_tasks(arguments: argparse.Namespace, settings: Sequence[str]) -> list[Task]:
     """The tasks that `--task`, `--env` and `--agent` name, each once."""
     registry = Registry(arguments.tasks)
