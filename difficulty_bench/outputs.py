@@ -42,7 +42,7 @@ class Lossy:
 @contextmanager
 def lossy_stderr() -> Iterator[None]:
     """Standard error that loses lines rather than raise, also where it was closed at the start."""
-    with redirect_stderr(Lossy(sys.stderr or open(os.devnull, "w"))):  # noqa: SIM115
+    with redirect_stderr(Lossy(sys.stderr or open(os.devnull, "w"))):
         yield
 
 

@@ -66,10 +66,9 @@ def test_an_error_does_not_wait_for_the_other_trials(name: str) -> None:
 
 def test_a_reason_is_one_short_line() -> None:
     for text, says in (("\nfirst\nsecond", "first"), ("x" * 9999, "x" * 300 + "…"), ("", "")):
-        try:
+        with pytest.raises(RuntimeError) as caught:
             raise RuntimeError(text)
-        except RuntimeError as error:
-            assert described(error).startswith(f"RuntimeError: {says} (test_engine_end.py:")
+        assert described(caught.value).startswith(f"RuntimeError: {says} (test_engine_end.py:")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])

@@ -261,6 +261,20 @@ def test_the_verb_refuses_what_makes_no_sense(
     assert not Path(file).exists()
 
 
+def test_a_task_of_ones_own_goes_on_with_its_file(
+    tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["study", "import", str(file), "--store", str(tmp_path / "target.sqlite")]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "bench run --tasks FILE --task known --store" in said
+    assert "(FILE: the one with the task 'known')" in said
+    tasks = tmp_path / "mine.yaml"
+    tasks.write_text("known: {extends: toy}")
+    assert main([*command, "--tasks", str(tasks)]) == 0
+    assert f"bench run --tasks {tasks} --task known --store" in capsys.readouterr().out
+
+
 def test_a_corrupt_checkpoint_is_named_with_the_mend(tmp_path: Path) -> None:
     task = Registry().get("cartpole", [f"{key}={value}" for key, value in SMALL.items()])
     trial = Trial(task, Request("trial", 3, 0))

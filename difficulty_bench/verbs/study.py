@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
 from ..progress import describe
+from ..records import Reading
+from ..registry import AT, Registry
 from ..store import Store
 from ..study_file import export_study, import_study
 from ..trial import study_identity
@@ -53,7 +56,18 @@ def _import(arguments: argparse.Namespace) -> int:
         f"{arguments.store}: {reading.task.name}, {done.merged.added} trials added, "
         f"{done.merged.known} were there already; {done.checkpoints} checkpoints added{kept}"
     )
-    settings = [word for setting in reading.settings for word in ("--set", setting)]
-    command = ["bench", "run", "--task", reading.task.name, *settings]
-    print(f"it goes on with: {shlex.join([*command, '--store', str(arguments.store)])}")
+    print(f"it goes on with: {_resuming(reading, arguments.tasks, arguments.store)}")
     return 0
+
+
+def _resuming(reading: Reading, tasks: Sequence[Path], store: Path) -> str:
+    """The command that goes on; a task of one's own needs the file that holds it."""
+    name, registry = reading.task.name, Registry(tasks)
+    template, at, _ = name.partition(AT)
+    known = name in registry.names() or (at and template in registry.templates())
+    files = [*map(str, tasks), *([] if known else ["FILE"])]
+    words = [word for file in files for word in ("--tasks", file)]
+    words += ["--task", name]
+    words += [word for setting in reading.settings for word in ("--set", setting)]
+    where = "" if known else f" (FILE: the one with the task '{name}')"
+    return shlex.join(["bench", "run", *words, "--store", str(store)]) + where
