@@ -201,7 +201,9 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     add("--max-hours", type=positive(float), metavar="H", help="checkpoint and stop after H hours")
     add("--wandb", choices=["off", "offline", "online"], default="off")
     add(
-        "--dry-run", action="store_true", help="check everything, say what would run, write nothing"
+        "--dry-run",
+        action="store_true",
+        help="check everything, say what would run next, write nothing",
     )
     add("--json", action="store_true", help="rows as JSON on stdout, events as JSON on stderr")
     add("--quiet", action="store_true")

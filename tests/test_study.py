@@ -17,6 +17,10 @@ import pytest
 
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.errors import BenchError, UsageError
+
+
+from difficulty_bench.cli import main
+from difficulty_bench.errors import BenchError
 from difficulty_bench.registry import Registry
 from difficulty_bench.store import Store
 from difficulty_bench.study import Listener, Plan, prepare, run_study
@@ -255,8 +259,26 @@ def test_missing_data_is_refused_with_the_mend(
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     finished = bench("run", "--tasks", str(TINY), "--task", "tiny", "--dry-run", cwd=tmp_path)
     assert finished.returncode == 0
-    assert "baseline native seed 0" in finished.stdout
+    assert "0 trials in bench.sqlite; next: baseline native seed 0" in finished.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_goes_on_from_what_the_store_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "bench.sqlite"
+    begun = ["run", "--tasks", str(TINY), "--task", "tiny", "--workers", "1", "--d", "2"]
+    begun += ["--store", str(store), "--seeds"]
+    assert main([*begun, "1"]) == 0
+    capsys.readouterr()
+    assert main([*begun, "2", "--dry-run"]) == 0
+    assert "4 trials in" in (said := capsys.readouterr().out)
+    assert "; next: trial d=2 seed 1\n" in said
+    assert main([*begun, "1", "--dry-run"]) == 0
+    assert "; done: every d of the grid has 1 seeds" in capsys.readouterr().out
+    (tmp_path / "notes").write_text("these are my notes, not a data base\n" * 50)
+    begun[begun.index(str(store))] = str(tmp_path / "notes")
+    assert main([*begun, "1", "--dry-run"]) == 3
 
 
 @pytest.mark.parametrize("store", ["--store 'a b/c.sqlite' ", "--store=c.sqlite ", ""])

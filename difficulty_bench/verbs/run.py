@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from ..checkpoint import checkpoint_folder
@@ -37,13 +38,22 @@ def run(arguments: argparse.Namespace) -> int:
     device = arguments.device if arguments.ray else choose_device(arguments.device)
     prepared = [prepare(task) for task in tasks]
     plan = Plan(arguments.precision, arguments.max_trials, arguments.grid, arguments.seeds)
-    first_rounds = [plan.next_round(one, {}) for one in prepared]  # refuses what does not fit
+    for one in prepared:
+        plan.next_round(one, {})  # refuses what does not fit
     if arguments.dry_run:
-        for one, requests in zip(prepared, first_rounds, strict=True):
-            first = ", ".join(describe(request) for request in requests)
-            print(f"{one.task.name}: D = {one.D}; an empty store begins with {first}")
-        return 0
+        return _dry_run(arguments.store, prepared, plan)
     return _measure(arguments, prepared, settings, plan, device)
+
+
+def _dry_run(path: Path, prepared: Sequence[Prepared], plan: Plan) -> int:
+    """Say what would run next after what the store holds; a missing one holds nothing."""
+    with Store(path, read_only=True) as store:
+        for one in prepared:
+            outcomes = store.outcomes(study_identity(one.task))
+            next_ones = ", ".join(map(describe, plan.next_round(one, outcomes)))
+            what = f"next: {next_ones}" if next_ones else f"done: {plan.stop_reason(one, outcomes)}"
+            print(f"{one.task.name}: D = {one.D}; {len(outcomes)} trials in {path}; {what}")
+    return 0
 
 
 def given_settings(arguments: argparse.Namespace) -> list[str]:
