@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from .outputs import lossy_stderr
 MOST_TOGETHER = 256
 DEFAULT_STORE = Path("bench.sqlite")
 EXIT_CODES = """exit codes: 0 done; 1 a trial failed; 2 usage or configuration; 3 store, data or
-environment unusable; 130/143 interrupted (the last line says how to resume)"""
+environment unusable; 75 out of --max-hours, 130/143 interrupted (the last line of both says how to
+resume)"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,9 +42,9 @@ def _run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:  # of `verbs.run`, with the number of its signal
         print("bench: interrupted", file=sys.stderr)
-        return 130
+        return 128 + next(iter(error.args), signal.SIGINT)
 
 
 def _handler(name: str) -> Callable[[argparse.Namespace], int]:
@@ -198,7 +200,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--precision", type=float, metavar="F", help="stop at intervals within a factor F")
     add("--max-trials", type=positive(int), metavar="N")
-    add("--max-hours", type=positive(float), metavar="H", help="checkpoint and stop after H hours")
+    add(
+        "--max-hours",
+        type=positive(float),
+        metavar="H",
+        help="checkpoint and stop after H hours: exit code 75 where the study is not done",
+    )
     add("--wandb", choices=["off", "offline", "online"], default="off")
     add(
         "--dry-run",

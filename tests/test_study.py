@@ -134,6 +134,23 @@ def test_interrupt_stops_cleanly_and_says_how_to_resume(tmp_path: Path) -> None:
     assert "tiny" in out
 
 
+def test_sigterm_twice_ends_at_once_and_is_told_from_ctrl_c(tmp_path: Path) -> None:
+    hang = ["--task", "tiny-broken", "--set", "agent.entry_point=tests.tiny:deaf"]
+    hang += ["--set", f"agent.marker={tmp_path / 'running'}", "--workers", "1"]
+    process = subprocess.Popen(
+        command("run", "--tasks", str(TINY), *hang),
+        cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.time() + 60
+    while not (tmp_path / "running").exists() and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.splitlines()[-1]) == (143, "bench: interrupted")
+
+
 def test_a_user_grid_runs_exactly_its_dimensions(tmp_path: Path) -> None:
     finished = measure(tmp_path, "--d", "2,8", "--seeds", "2")
     events = [json.loads(line) for line in finished.stderr.splitlines()]

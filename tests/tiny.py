@@ -72,6 +72,12 @@ def misbehave(
         next(iter(network.parameters())).data.fill_(float("inf"))
 
 
+def deaf(problem: Problem, network: nn.Module, context: TrialContext, *, marker: str) -> None:
+    """An agent that touches the file `marker` and then hears no request to stop for 100 s."""
+    Path(marker).touch()
+    time.sleep(100)
+
+
 def hang(problem: Problem, network: nn.Module, context: TrialContext, *, marker: str) -> None:
     """An agent that touches the file `marker` and then goes on for 100 s."""
     Path(marker).touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import signal
 import sys
@@ -162,6 +163,8 @@ def _exit_code(
         progress.warn(f"{why}; the same command resumes: {command_line()}")
     if caught:
         return 128 + caught[0]
+    if not complete:
+        return os.EX_TEMPFAIL  # 75, of sysexits.h: try again later
     return 1 if progress.failed else 0
 
 
@@ -188,7 +191,7 @@ def _stopping(engine: Engine) -> Iterator[list[int]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if caught:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         caught.append(number)
         engine.stop()
 
