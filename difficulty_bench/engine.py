@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .context import Interrupted
-from .errors import ResourceError
+from .errors import BenchError, ResourceError
 from .results import TrialResult
 from .together import groups, run_together
 from .trial import Runtime, Trial, failed_result, run_trial
@@ -157,6 +157,9 @@ class ProcessEngine(Engine):
                 yield result
         except BrokenProcessPool:
             yield from self._alone(list(left.values()), runtime)
+        except BenchError:  # of the task: its other trials shall not hold up the next one's
+            self._kill()
+            raise
 
     def _together(self, trials: list[Trial], runtime: Runtime) -> Iterator[TrialResult]:
         pool = self._open()

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -87,33 +87,36 @@ class RayEngine(Engine):
         pending = {work.remote(trial, runtime, self._flag): trial for trial in trials}
         died: Counter[str] = Counter()
         interrupted, stopped_at = False, 0.0
-        while pending:
-            done, _ = ray.wait(list(pending), timeout=POLL_S)
-            for reference in done:
-                trial = pending.pop(reference)
-                try:
-                    result = _result(reference)
-                except RayError as error:
-                    died[trial.identity] += 1
-                    if stopped_at or self._stop.is_set():
-                        result = None  # killed on the way out
-                    elif died[trial.identity] < ATTEMPTS:
-                        pending[work.remote(trial, runtime, self._flag)] = trial
-                        continue
-                    else:
-                        reason = f"its process or node died: {_why(error)}"
-                        result = failed_result(trial, runtime, reason)
-                interrupted |= result is None
-                if result is not None:
-                    yield result
-            if not stopped_at and (self._stop.is_set() or runtime.must_stop()):
-                stopped_at = time.monotonic()
-                if self._stop.is_set():
-                    self._flag.set.remote()  # of the deadline, running trials know themselves
-            if stopped_at and time.monotonic() - stopped_at > GRACE_S:
-                break
-        for reference in pending:
-            ray.cancel(reference, force=True)
+        try:
+            while pending:
+                done, _ = ray.wait(list(pending), timeout=POLL_S)
+                for reference in done:
+                    trial = pending.pop(reference)
+                    try:
+                        result = _result(reference)
+                    except RayError as error:
+                        died[trial.identity] += 1
+                        if stopped_at or self._stop.is_set():
+                            result = None  # killed on the way out
+                        elif died[trial.identity] < ATTEMPTS:
+                            pending[work.remote(trial, runtime, self._flag)] = trial
+                            continue
+                        else:
+                            reason = f"its process or node died: {_why(error)}"
+                            result = failed_result(trial, runtime, reason)
+                    interrupted |= result is None
+                    if result is not None:
+                        yield result
+                if not stopped_at and (self._stop.is_set() or runtime.must_stop()):
+                    stopped_at = time.monotonic()
+                    if self._stop.is_set():
+                        self._flag.set.remote()  # of the deadline, running trials know themselves
+                if stopped_at and time.monotonic() - stopped_at > GRACE_S:
+                    break
+        except BenchError:  # of the task: its other trials shall not hold up the next one's
+            _cancel(pending)
+            raise
+        _cancel(pending)
         if interrupted or pending:
             raise Interrupted("stopped")
 
@@ -159,6 +162,11 @@ def _gpu_share(device: str) -> float:
     if device == "cuda" and not gpus:
         raise ResourceError("--device cuda: the Ray cluster has no GPU; use --device cpu")
     return 0.0 if device == "cpu" or not gpus else 1.0 / max(1, math.ceil(cores / gpus))
+
+
+def _cancel(pending: Iterable[Any]) -> None:
+    for reference in pending:
+        ray.cancel(reference, force=True)
 
 
 def _result(reference: Any) -> TrialResult | None:

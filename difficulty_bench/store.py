@@ -119,6 +119,13 @@ class Store:
             done = self._sql.execute(f"INSERT OR {verb} INTO readings VALUES (?, ?, ?, ?)", row)
         return done.rowcount == 1
 
+    def forget_empty(self, study: str) -> None:
+        """Forget a study without trials, as of a task that turned out not to be measurable."""
+        with self.transaction():
+            if not self._all("SELECT 1 FROM trials WHERE study = ? LIMIT 1", study):
+                self._sql.execute("DELETE FROM readings WHERE study = ?", (study,))
+                self._sql.execute("DELETE FROM studies WHERE study = ?", (study,))
+
     def put(self, result: TrialResult) -> str | None:
         """Record a finished trial, durably, with its curve and solution.
 

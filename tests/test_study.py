@@ -168,6 +168,18 @@ def test_one_task_without_a_number_leaves_the_next_ones_theirs(tmp_path: Path) -
     assert (found["tiny"]["error"], found["tiny"]["n_trials"]) == (None, 10)
 
 
+def test_a_task_that_cannot_be_measured_leaves_the_next_ones_theirs(tmp_path: Path) -> None:
+    """What is wrong with it shows in its first trial; it exits with 2 and leaves no empty study."""
+    refuse = "tiny-refuse: {extends: tiny-broken, agent: {how: refuse}}"
+    (tmp_path / "mine.yaml").write_text(TINY.read_text() + refuse)
+    tasks = ["--task", "tiny-refuse", "--task", "tiny", "--d", "2", "--seeds", "1"]
+    finished = bench("run", "--tasks", "mine.yaml", *tasks, "--json", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert finished.stderr.splitlines()[-1] == "bench: not here"
+    assert [row["task"] for row in json.loads(finished.stdout)] == ["tiny"]
+    assert "tiny-refuse" not in bench("status", cwd=tmp_path).stdout
+
+
 def test_a_failed_trial_exits_with_1_and_stays_in_the_table(tmp_path: Path) -> None:
     finished = bench("run", "--tasks", str(TINY), "--task", "tiny-broken", "--json", cwd=tmp_path)
     assert finished.returncode == 1

@@ -17,7 +17,7 @@ from types import FrameType
 from ..checkpoint import checkpoint_folder
 from ..engine import Engine, make_engine
 from ..environment import usable_cores
-from ..errors import StudyError, UsageError
+from ..errors import BenchError, StudyError, UsageError
 from ..outputs import stdout_to_stderr
 from ..progress import Progress, describe
 from ..registry import AT, Registry, Task
@@ -112,17 +112,18 @@ def _measure(
         arguments.workers or usable_cores(), arguments.batch, arguments.ray, progress.warn
     )
     tracker = None if arguments.wandb == "off" else Tracker(arguments.wandb, progress.warn)
-    errors: list[StudyError] = []
+    errors: list[BenchError] = []
     complete = True
     with Store(arguments.store) as store:
         try:
             with _stopping(engine) as caught:
                 for one in prepared:
-                    store.add_study(one.task, one.D, settings, one.metric)
                     listener = _Listener(progress, tracker)
                     try:
+                        store.add_study(one.task, one.D, settings, one.metric)
                         reason = run_study(one, store, engine, runtime, plan, listener)
-                    except StudyError as error:  # of this task; the next one may be sound
+                    except (StudyError, UsageError) as error:  # of this task; the next may be sound
+                        store.forget_empty(study_identity(one.task))
                         errors.append(error)
                         continue
                     if reason is None:
@@ -151,9 +152,10 @@ def print_rows(store: Store, tasks: Sequence[Task], *, as_json: bool) -> None:
 
 
 def _exit_code(
-    complete: bool, errors: Sequence[StudyError], caught: list[int], progress: Progress
+    complete: bool, errors: Sequence[BenchError], caught: list[int], progress: Progress
 ) -> int:
-    """Raise the last of `errors` where the run went to its end."""
+    """Raise the gravest of `errors` where the run went to its end."""
+    errors = sorted(errors, key=lambda error: error.exit_code)
     for error in errors[:-1] if complete else errors:
         progress.warn(str(error))
     if complete and errors:
