@@ -250,3 +250,9 @@ def test_what_cannot_be_quantised_is_one_line(
     text = capsys.readouterr().err
     assert (code, text.count("\n")) == (3, 1)
     assert "without its d numbers" in text
+    with Store(imported, read_only=True) as store:
+        (study,) = {reading.study for reading in store.studies()}
+        identity = next(r.identity for r in store.results(study) if r.request.d)
+    export_one = ["export", identity, str(tmp_path / "z.json"), "--store", str(imported)]
+    assert main(export_one) == 3
+    assert "a results file holds none" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import torch
 from joblib import Parallel, delayed
 
 from ..environment import usable_cores
-from ..errors import BenchError, ResourceError, UsageError
+from ..errors import BenchError, UsageError
 from ..outputs import stdout_to_stderr
 from ..problem import Problem
 from ..progress import Progress, describe
@@ -22,6 +22,7 @@ from ..trial import Trial, described, study_identity
 from ..tuning import relevant
 from .look import store_to_read
 from .run import given_settings, given_tasks, print_rows
+from .solutions import without_z
 
 
 def bits(arguments: argparse.Namespace) -> int:
@@ -103,8 +104,5 @@ def _finished(one: Prepared, store: Store) -> list[TrialResult]:
 def _solution(trial: Trial, store: Store, result: TrialResult) -> Solution:
     z = store.solution(result.identity)
     if z is None:
-        raise ResourceError(
-            f"{store.path}: trial {result.identity[:12]} of {trial.task.name} is here without its "
-            "d numbers (a results file holds none); give --store the one that it ran in"
-        )
+        raise without_z(store.path, trial.task.name, result.identity)
     return Solution.stored(trial, (), result.D, z)

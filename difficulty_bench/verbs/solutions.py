@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UsageError
+from ..errors import ResourceError, UsageError
 from ..play import check_encoder, play, steps_per_s, video
 from ..problem import EnvironmentProblem, Problem, interval
 from ..registry import Registry
@@ -32,6 +32,8 @@ def export(arguments: argparse.Namespace) -> int:
         result = found[0]
         z = store.solution(result.identity)
         study = store.study(result.study)
+    if z is None and result.request.d and result.score is not None:
+        raise without_z(arguments.store, study.task.name, result.identity)
     if z is None:
         raise UsageError(f"trial {result.identity[:12]} is native or failed: it has no d numbers")
     task = trusted_task(registry, study.task.name, study.settings, str(arguments.store))
@@ -47,6 +49,14 @@ def export(arguments: argparse.Namespace) -> int:
         f"{quantised}; z has {solution.size_bits:,} bits"
     )
     return 0
+
+
+def without_z(store: Path, task: str, identity: str) -> ResourceError:
+    """Of a finished subspace trial that came to this store by `bench results import`."""
+    return ResourceError(
+        f"{store}: trial {identity[:12]} of {task} is here without its "
+        "d numbers (a results file holds none); give --store the one that it ran in"
+    )
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
