@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,17 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
         *(AttributeError, KeyError, TypeError, ValueError),  # what is in it is something else
     ) as error:
         raise ValueError(f"not a checkpoint: {str(error).splitlines()[0]}") from None
+
+
+def checkpoints(folder: Path) -> Iterator[tuple[Path, Checkpoint]]:
+    """Those that lie in `folder`, their tensors left on the disk."""
+    for path in sorted(folder.glob("*.pt")):
+        try:
+            checkpoint = read_checkpoint(path, mapped=True)
+        except (ValueError, OSError):
+            continue  # not ours, or its trial has just ended
+        if path.stem == checkpoint.identity:
+            yield path, checkpoint
 
 
 def checkpoint_folder(store: Path) -> Path:

@@ -125,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     study.add_argument("action", choices=["export", "import"])
     study.add_argument("file", type=Path, metavar="FILE")
     _add_task(study)
-    add("status", "look:status", "what has run, what failed, what it cost")
+    add("status", "look:status", "what has run, what is under way, what failed, what it cost")
     show = add("show", "look:show", "a task in full, and what was measured of it")
     show.add_argument("task")
     show.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")

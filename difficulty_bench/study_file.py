@@ -18,7 +18,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .checkpoint import Checkpoint, checkpoint_folder, checkpoint_path, read_checkpoint
+from .checkpoint import (
+    Checkpoint,
+    checkpoint_folder,
+    checkpoint_path,
+    checkpoints,
+    read_checkpoint,
+)
 from .errors import UsageError
 from .exchange import Merged, Parsed, lines_of, merge, parse, refuse_folder
 from .records import Reading
@@ -67,7 +73,8 @@ def export_study(store: Store, study: str, file: Path) -> Exported:
     if not readings:
         raise UsageError(f"{store.path}: nothing of this study; `bench status` lists what there is")
     results = store.results(study)
-    own = dict(_checkpoints(checkpoint_folder(store.path), study))
+    found = checkpoints(checkpoint_folder(store.path))
+    own = {path: one for path, one in found if one.study == study}
     saved = {path: one for path, one in own.items() if one.state is not None}
     lines = "".join(map(dump_line, lines_of(store, readings)))
     partial = file.with_name(file.name + ".partial")
@@ -89,16 +96,6 @@ def export_study(store: Store, study: str, file: Path) -> Exported:
         raise UsageError(f"{file}: cannot write: {error.strerror}; give another path") from None
     restarting = tuple(one for path, one in own.items() if path not in saved)
     return Exported(len(results), tuple(saved.values()), restarting)
-
-
-def _checkpoints(folder: Path, study: str) -> Iterator[tuple[Path, Checkpoint]]:
-    for path in sorted(folder.glob("*.pt")):
-        try:
-            checkpoint = read_checkpoint(path, mapped=True)
-        except ValueError:
-            continue  # not ours
-        if checkpoint.study == study and path.stem == checkpoint.identity:
-            yield path, checkpoint
 
 
 def import_study(store: Store, file: Path) -> Imported:

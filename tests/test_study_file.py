@@ -149,6 +149,24 @@ def test_a_trial_that_is_finished_here_needs_no_checkpoint(tmp_path: Path, file:
     assert not list(checkpoint_folder(target).iterdir())
 
 
+def test_status_tells_of_trials_under_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bench.sqlite"
+    put(path, checkpoint(steps=1234))
+    put(path, replace(checkpoint(request=Request("baseline", 0, 2)), state=None))
+    put(path, checkpoint(request=DONE.request))  # finished meanwhile, on another machine
+    put(path, checkpoint(of="f" * 64))
+    (checkpoint_folder(path) / "noise.pt").write_bytes(b"noise")
+    with Store(path) as store:
+        recorded.fill(store, OF, [DONE])
+    assert main(["status", "--store", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "  under way: trial d=100 seed 1, step 1,234\n" in said
+    assert "  under way: baseline native seed 2, step 5; nothing saved to go on" in said
+    assert said.count("under way") == 2
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return os.mkdir, ("evil",)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import checkpoint_folder, checkpoints
 from ..cli import DEFAULT_STORE
 from ..errors import BenchError, ResourceError
 from ..problem import count_parameters
@@ -73,9 +74,9 @@ def _measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Per row of the report: its trials by state, cost, what is known."""
+    """Per row of the report: its trials by state, those under way, cost, what is known."""
     with Store(store_to_read(arguments), read_only=True) as store:
-        measured = rows(store)
+        measured, begun = rows(store), _under_way(store)
         if not measured:
             print(f"{arguments.store}: nothing measured yet")
         for row in measured:
@@ -86,8 +87,22 @@ def status(arguments: argparse.Namespace) -> int:
             settings = " ".join(row["settings"])
             print(f"{row['task']} {settings}".rstrip())
             print(f"  {counts or 'no trials yet'}; {row['compute_s']:.0f} s of training")
+            for one in begun.get(row["study"], ()):
+                print(f"  under way: {one}")
             print(f"  d_int90 {d_int90_text(row)}")
     return 0
+
+
+def _under_way(store: Store) -> dict[str, list[str]]:
+    """By study, the trials without an end that have a checkpoint, and how far they are."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for _, one in checkpoints(checkpoint_folder(store.path)):
+        if one.study and one.request and one.identity and not store.find(one.identity):
+            again = (
+                "" if one.state is not None else "; nothing saved to go on from, so it starts again"
+            )
+            found[one.study].append(f"{describe(one.request)}, step {one.steps:,}{again}")
+    return found
 
 
 def show(arguments: argparse.Namespace) -> int:
