@@ -59,7 +59,7 @@ def run_together(
                 words in str(error).lower() for words in LACK_OF_MEMORY
             ):
                 raise MemoryError(str(error)) from None
-            reason = "training together failed: " + " ".join(described(error).split())
+            reason = "training together failed: " + described(error)
         warn(f"{trials[0].task.name}: trials train one by one: {reason}")
     return [run_trial(trial, runtime) for trial in trials]
 

@@ -215,7 +215,7 @@ def _train(training: Training) -> None:
 def described(error: Exception) -> str:
     """`RuntimeError: what it says (file.py:12)`, the place where it was raised: in one line."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    says = next(iter(str(error).strip().splitlines()), "")
+    says = " ".join(str(error).split())
     says = says if len(says) <= MOST_SAID else f"{says[:MOST_SAID]}…"
     return f"{type(error).__name__}: {says} ({Path(frame.filename).name}:{frame.lineno})"
 

@@ -69,7 +69,11 @@ def test_an_error_does_not_wait_for_the_other_trials(name: str) -> None:
 
 
 def test_a_reason_is_one_short_line() -> None:
-    for text, says in (("\nfirst\nsecond", "first"), ("x" * 9999, "x" * 300 + "…"), ("", "")):
+    for text, says in (
+        ("\nfirst\n  second", "first second"),
+        ("x" * 9999, "x" * 300 + "…"),
+        ("", ""),
+    ):
         with pytest.raises(RuntimeError) as caught:
             raise RuntimeError(text)
         assert described(caught.value).startswith(f"RuntimeError: {says} (test_engine_end.py:")
