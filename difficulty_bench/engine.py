@@ -146,7 +146,7 @@ class ProcessEngine(Engine):
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-        self._stop = self._context.Event()
+        self._stopping = threading.Event()
         self._pool: ProcessPoolExecutor | None = None
 
     def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
@@ -172,7 +172,7 @@ class ProcessEngine(Engine):
                 interrupted |= result is None
                 if result is not None:
                     yield result
-            if self._stop.is_set():
+            if self._stopping.is_set():
                 stopped_at = stopped_at or time.monotonic()
                 if time.monotonic() - stopped_at > GRACE_S:
                     self._kill()
@@ -193,12 +193,16 @@ class ProcessEngine(Engine):
 
     def _open(self) -> ProcessPoolExecutor:
         if self._pool is None:
+            # Anew for each pool: a worker that was killed may have held the lock inside.
+            self._pool_stop = self._context.Event()
             self._pool = ProcessPoolExecutor(
                 self._workers,
                 mp_context=self._context,
                 initializer=_start_worker,
-                initargs=(self._stop, os.getpid()),
+                initargs=(self._pool_stop, os.getpid()),
             )
+            if self._stopping.is_set():
+                self._pool_stop.set()
         return self._pool
 
     def _kill(self) -> None:
@@ -209,12 +213,14 @@ class ProcessEngine(Engine):
             self._pool = None
 
     def stop(self) -> None:
-        self._stop.set()
+        self._stopping.set()
+        if self._pool is not None:
+            self._pool_stop.set()
 
     def close(self) -> None:
-        if self._stop.is_set():  # `run` has waited; what still runs was told to end at once
+        if self._stopping.is_set():  # `run` has waited; what still runs was told to end at once
             self._kill()
-        self._stop.set()
+        self.stop()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MOST_SAID = 300  # characters of somebody else's message
+
 
 class BenchError(Exception):
     """Shown as one line, without a traceback; `exit_code` becomes the process's."""
@@ -44,20 +46,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def user_code(what: str) -> Iterator[None]:
     """Run code of the user's inside; whatever it raises becomes a UsageError of one line.
 
-    It is `what: ValueError: its first line (file.py:12)`. A BenchError passes as it is.
+    It is `what: `, then as `described`. A BenchError passes as it is.
     """
     try:
         yield
     except BenchError:
         raise
     except (Exception, SystemExit) as error:
-        text = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
-        raise UsageError(f"{what}: {text}{_place(error)}") from error
+        raise UsageError(f"{what}: {described(error)}") from error
 
 
-def _place(error: BaseException) -> str:
-    """Where it was raised; a SyntaxError's text says so itself."""
-    if isinstance(error, SyntaxError):
-        return ""
+def described(error: BaseException) -> str:
+    """`RuntimeError: what it says (file.py:12)`, the place where it was raised: in one line."""
+    says = " ".join(str(error).split())
+    says = says if len(says) <= MOST_SAID else f"{says[:MOST_SAID]}…"
+    text = f"{type(error).__name__}: {says}".rstrip(": ")
+    if isinstance(error, SyntaxError):  # says itself where
+        return text
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f" ({Path(frame.filename).name}:{frame.lineno})"
+    return f"{text} ({Path(frame.filename).name}:{frame.lineno})"

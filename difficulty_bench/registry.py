@@ -196,7 +196,8 @@ class Registry:
             return self._flatten(name)
         kind, at, subject = name.partition(AT)
         if not at:
-            raise UsageError(f"no task '{name}'{did_you_mean(name, self.names())}")
+            known = did_you_mean(name, self.names())
+            raise UsageError(f"no task '{name}'{known} (one of your own needs --tasks FILE)")
         if kind not in self.templates():
             known = did_you_mean(kind, self.templates())
             raise UsageError(f"no task '{name}', as there is no template '{kind}@'{known}")

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from .context import Diverged, Interrupted, TimedOut
-from .errors import BenchError
+from .errors import BenchError, described
 from .outputs import stdout_to_stderr
 from .problem import Problem
 from .results import TrialResult
-from .trial import Runtime, Training, Trial, described, run_trial
+from .trial import Runtime, Training, Trial, run_trial
 
 # problem, networks, contexts -> for each trial why it ended early, or None
 Together = Callable[..., Sequence[Diverged | TimedOut | None]]

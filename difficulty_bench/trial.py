@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -17,14 +16,12 @@ from torch.nn.utils import parameters_to_vector
 
 from .context import Diverged, EarlyStop, Interrupted, TimedOut, TrialContext
 from .environment import describe_environment
-from .errors import BenchError, UsageError, user_code
+from .errors import BenchError, UsageError, described, user_code
 from .outputs import stdout_to_stderr
 from .problem import Evaluation, Problem, count_parameters
 from .registry import Task
 from .results import Request, State, TrialResult
 from .seeds import Streams, content_hash
-
-MOST_SAID = 300  # characters of an exception's message, which may hold a whole array
 
 
 @dataclass(frozen=True)
@@ -210,14 +207,6 @@ def _train(training: Training) -> None:
     except EarlyStop:
         return
     training.context.check_early_stop()
-
-
-def described(error: Exception) -> str:
-    """`RuntimeError: what it says (file.py:12)`, the place where it was raised: in one line."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    says = " ".join(str(error).split())
-    says = says if len(says) <= MOST_SAID else f"{says[:MOST_SAID]}…"
-    return f"{type(error).__name__}: {says} ({Path(frame.filename).name}:{frame.lineno})"
 
 
 def _near(own: Tensor, expected: Tensor) -> bool:

@@ -12,9 +12,9 @@ import pytest
 from difficulty_bench.cli import main
 from difficulty_bench.context import Interrupted
 from difficulty_bench.engine import GRACE_S, make_engine
-from difficulty_bench.errors import ResourceError, UsageError
+from difficulty_bench.errors import ResourceError, UsageError, described
 from difficulty_bench.ray_engine import LOCAL
-from difficulty_bench.trial import Runtime, Trial, described
+from difficulty_bench.trial import Runtime, Trial
 
 from .test_engine import ENGINES, REQUESTS, TASKS, TINY
 
@@ -70,13 +70,13 @@ def test_an_error_does_not_wait_for_the_other_trials(name: str) -> None:
 
 def test_a_reason_is_one_short_line() -> None:
     for text, says in (
-        ("\nfirst\n  second", "first second"),
-        ("x" * 9999, "x" * 300 + "…"),
+        ("\nfirst\n  second", ": first second"),
+        ("x" * 9999, ": " + "x" * 300 + "…"),
         ("", ""),
     ):
         with pytest.raises(RuntimeError) as caught:
             raise RuntimeError(text)
-        assert described(caught.value).startswith(f"RuntimeError: {says} (test_engine_end.py:")
+        assert described(caught.value).startswith(f"RuntimeError{says} (test_engine_end.py:")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])

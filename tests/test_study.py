@@ -15,12 +15,9 @@ from unittest.mock import create_autospec
 
 import pytest
 
+from difficulty_bench.cli import main
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.errors import BenchError, UsageError
-
-
-from difficulty_bench.cli import main
-from difficulty_bench.errors import BenchError
 from difficulty_bench.registry import Registry
 from difficulty_bench.store import Store
 from difficulty_bench.study import Listener, Plan, prepare, run_study
@@ -175,7 +172,7 @@ def test_a_task_that_cannot_be_measured_leaves_the_next_ones_theirs(tmp_path: Pa
     tasks = ["--task", "tiny-refuse", "--task", "tiny", "--d", "2", "--seeds", "1"]
     finished = bench("run", "--tasks", "mine.yaml", *tasks, "--json", cwd=tmp_path)
     assert finished.returncode == 2
-    assert finished.stderr.splitlines()[-1] == "bench: not here"
+    assert finished.stderr.splitlines()[-1] == "bench: tiny-refuse: not here"
     assert [row["task"] for row in json.loads(finished.stdout)] == ["tiny"]
     assert "tiny-refuse" not in bench("status", cwd=tmp_path).stdout
 
@@ -220,7 +217,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(
 @pytest.mark.parametrize(
     ("part", "how", "expected"),
     [
-        ("problem.entry_point=tests.tiny:bad_problem", "raise", "problem 'tests.tiny:bad_problem': ValueError: boom (tiny.py:"),
+        ("problem.entry_point=tests.tiny:bad_problem", "raise", "problem 'tests.tiny:bad_problem': ValueError: boom more (tiny.py:"),
         ("problem.entry_point=tests.tiny:bad_problem", "exit", "SystemExit: 5"),
         ("problem.entry_point=tests.tiny:bad_problem", "none", "returns NoneType; return a SupervisedProblem"),
         ("network.entry_point=tests.tiny:broken_network", "raise", "network 'tests.tiny:broken_network' fails on inputs of shape (8,): KeyError: 'k' (tiny.py:"),

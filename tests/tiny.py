@@ -58,6 +58,7 @@ def misbehave(
         raise RuntimeError("the learner broke")
     if how == "print":
         print("a learner that talks")
+        context.optimizer(network.parameters(), lr=0.1)
     if how == "refuse":
         raise UsageError("not here")
     if how == "diverge":

@@ -10,7 +10,7 @@ import torch
 from joblib import Parallel, delayed
 
 from ..environment import usable_cores
-from ..errors import BenchError, UsageError
+from ..errors import BenchError, UsageError, described
 from ..outputs import stdout_to_stderr
 from ..problem import Problem
 from ..progress import Progress, describe
@@ -18,7 +18,7 @@ from ..results import Scores, TrialResult
 from ..solution import Solution
 from ..store import Store
 from ..study import Prepared, choose_device, prepare
-from ..trial import Trial, described, study_identity
+from ..trial import Trial, study_identity
 from ..tuning import relevant
 from .look import store_to_read
 from .run import given_settings, given_tasks, print_rows
