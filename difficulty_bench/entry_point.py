@@ -9,12 +9,14 @@ import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, create_model
 
 from .errors import UsageError, did_you_mean, user_code
-from .problem import Problem
+
+if TYPE_CHECKING:
+    from .problem import Problem
 
 Target = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
@@ -61,6 +63,8 @@ class ProblemEntryPoint(EntryPoint):
 
     def __call__(self, *arguments: Any) -> Problem:
         """The problem. Raise UsageError where the factory fails or returns something else."""
+        from .problem import Problem  # and torch, of which a registry alone has no need
+
         with user_code(f"problem '{self.entry_point}'"):
             problem = super().__call__(*arguments)
         if not isinstance(problem, Problem):

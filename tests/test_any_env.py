@@ -128,11 +128,12 @@ def test_a_package_is_imported_for_its_id(tmp_path: Path) -> None:
 
 
 def test_one_broken_environment_leaves_the_list_its_other_tasks(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "mine.yaml"
     file.write_text("a: {extends: ppo@test/StepRaises-v0}\nb: {extends: ppo@test/Chain-v0}\n")
-    assert main(["list", "--tasks", str(file), "--store", str(tmp_path / "none")]) == 0
+    assert main(["list", "--tasks", str(file)]) == 0
     said = capsys.readouterr().out
     assert "unusable: ppo@test/StepRaises-v0: cannot be derived: RuntimeError: simulator" in said
     assert re.search("^b +reinforcement +mlp", said, re.M)
