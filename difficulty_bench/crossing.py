@@ -30,7 +30,8 @@ class Crossing:
     """d_int90 for one threshold: the smallest integer d with p(d) >= 1/2.
 
     `d_int90` is None where `censored` says why: `> d_max` (p(d_max) < 1/2), `<= d_min`
-    (p(d_min) >= 1/2) or `unfinished` (the d tested so far do not enclose the crossing).
+    (p(d_min) >= 1/2) or `unfinished` (the trials so far bound the crossing on neither side, or
+    the d tested do not enclose it).
     `ci_low`, `ci_high` are the ends of the 95% interval for the same integer; None where the d
     tested so far do not bound that side. `width` is the factor in d over which p(d) rises from
     0.16 to 0.84, None where that is not within the d tested. `largest_failed_d` and
@@ -86,7 +87,10 @@ def locate(solvable: Solvable, tested: Dims, d_min: int, d_max: int) -> Location
         return Location(None, (low or last) if start else None, high, state)
     if middle == first:
         return Location(None, None, high, BELOW if first <= d_min else UNFINISHED)
-    return Location(middle, low if start or first <= d_min else None, high, None)
+    low = low if start or first <= d_min else None
+    if low is None and high is None:  # a guess, without an interval, is no number
+        return Location(None, None, None, UNFINISHED)
+    return Location(middle, low, high, None)
 
 
 def _tabulate(solvable: Solvable, tested: Dims) -> tuple[Dims, Array]:

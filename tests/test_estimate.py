@@ -290,6 +290,14 @@ class TestPsychometric:
         assert few.above(np.log(np.array([60.0])))[0] > 0.95
 
 
+def test_a_guess_without_an_interval_is_no_number():
+    """One failure and one success far above it bound the crossing on neither side."""
+    found = estimate(PASS, D, results({30: [0.2], 800: [0.95]}, NATIVE)).local
+    assert (found.d_int90, found.ci_low, found.ci_high) == (None, None, None)
+    assert found.censored == UNFINISHED
+    assert (found.largest_failed_d, found.smallest_solved_d) == (30, 800)
+
+
 def test_locate_reads_normal_quantiles_exactly():
     """G = Phi((log d - log 500) / 0.1): the ends are at 500 exp(+-2.0537 * 0.1)."""
 

@@ -34,8 +34,8 @@ READING = """\
 - **d_int90 [95%]**: p(d), the probability that a fresh trial at d is solved, crosses 1/2 there.
   The interval covers the spread between trials and, for the local threshold, the baseline's own
   uncertainty. `> d`: p is below 1/2 at the largest d searched; `≤ d`: above 1/2 at the smallest;
-  *unfinished*: the d tried so far do not enclose the crossing; `–`: not bounded on that side, or
-  not known.
+  *unfinished*: the d tried so far do not enclose the crossing, or the trials bound it on neither
+  side; `–`: not bounded on that side, or not known.
 - **Bits [95%]**: the description length of a solution at d_int90, as an upper bound (`bench bits`).
   z is quantised after training and the trial scored anew; so many bits per number have a d_int90 of
   their own, and the bits are their product, with 32 for the quantiser's step. Of those tried that
