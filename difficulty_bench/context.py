@@ -153,32 +153,30 @@ class TrialContext:
             )
         return items
 
-    @property
-    def subspace(self) -> SubspaceOptimizer | Coordinates | None:
-        """What moves the parameters on theta_0 + P z; None natively.
-
-        Raise UsageError where the agent asked for nothing, so that it trained something else.
-        """
+    def check_trained(self) -> None:
+        """Raise UsageError where the agent asked for nothing, so that it trained something else."""
         if self._trained is None:
             raise UsageError(
                 "the agent called neither context.optimizer nor context.coordinates; what it "
                 "trains must come from one of them"
             )
+
+    @property
+    def subspace(self) -> SubspaceOptimizer | Coordinates | None:
+        """What moves the parameters on theta_0 + P z; None natively and before it was asked for."""
         if self.native or not isinstance(self._trained, SubspaceOptimizer | Coordinates):
             return None
         return self._trained
 
     @property
     def z(self) -> Tensor | None:
-        """The solution so far, (d,); None natively and before the agent asked for it."""
-        subspace = None if self._trained is None else self.subspace
-        return None if subspace is None else subspace.z
+        """The solution so far, (d,); None where `subspace` is."""
+        return None if self.subspace is None else self.subspace.z
 
     @property
     def projected(self) -> int:
         """How many parameters P moves: D, and more where an agent's aids lie in the subspace."""
-        subspace = None if self._trained is None else self.subspace
-        return self.D if subspace is None else subspace.projection.D
+        return self.D if self.subspace is None else self.subspace.projection.D
 
     def tick(
         self, steps: int, state: Callable[[], dict[str, Any]] | None = None, **values: float

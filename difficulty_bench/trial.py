@@ -152,6 +152,7 @@ class Training:
 
     def _check_solution(self) -> None:
         """Whatever network and agent do of their own: what is scored must be theta_0 + P z."""
+        self.context.check_trained()
         if (subspace := self.context.subspace) is None:
             return
         trial = self.trial

@@ -68,7 +68,7 @@ class Whitener:
     def __init__(self, make: Make, *, smallest: float) -> None:
         rows = random_observations(make)
         flat = rows.reshape(len(rows), -1)
-        # Apart, because most bytes of a console never vary: four times as fast, and eigh would
+        # Apart, because most bytes of a console never vary: three times as fast, and eigh would
         # leave entries of 1e-40 in their place, by which a processor multiplies ten times slower.
         varies = np.flatnonzero(np.ptp(flat, axis=0))
         values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(flat[:, varies], rowvar=False)))

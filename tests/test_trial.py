@@ -14,7 +14,8 @@ from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import Problem, SupervisedProblem
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request, TrialResult
-from difficulty_bench.trial import Runtime, Trial, run_trial
+from difficulty_bench.solution import Solution
+from difficulty_bench.trial import Runtime, Trial, build_network, run_trial
 from tests import tiny
 
 FILE = """
@@ -116,6 +117,14 @@ def test_frozen_parameters_stay_as_they_are(tmp_path: Path) -> None:
     frozen = "network={entry_point: 'tests.test_trial:network', kind: frozen}"
     result = run(tmp_path, 3, frozen)
     assert (result.state, result.D) == ("complete", 10)
+    trial = Trial(Registry([tmp_path / "odd.yaml"]).get("odd", [frozen]), result.request)
+    assert result.z is not None
+    rebuilt = Solution.stored(trial, (), result.D, result.z).network()
+    fresh = build_network(trial.task, trial.task.problem(), trial.streams.theta_0)
+    moved = [
+        not torch.equal(*p) for p in zip(rebuilt.parameters(), fresh.parameters(), strict=True)
+    ]
+    assert moved == [False, False, True, True]
 
 
 @pytest.mark.parametrize(
