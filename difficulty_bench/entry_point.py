@@ -74,6 +74,11 @@ class ProblemEntryPoint(EntryPoint):
             )
         return problem
 
+    def missing(self, problem: Problem) -> str | None:
+        """`problem.missing()`. Raise UsageError where that fails."""
+        with user_code(f"problem '{self.entry_point}': missing() fails"):
+            return problem.missing()
+
 
 @functools.cache
 def _function(target: str) -> Callable[..., Any]:

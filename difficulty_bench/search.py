@@ -9,17 +9,14 @@ on the number of workers, or on `max_trials`, which cuts the sequence without ch
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from .design import NATIVE
 from .errors import UsageError
+from .registry import MOST_TRIALS, Task
 from .results import Outcome, Request
 from .script import Script, Step, replay
 from .stages import Stages
 from .tuning import chosen_lr, pilots
-
-if TYPE_CHECKING:
-    from .registry import Task
 
 __all__ = ["chosen_lr", "next_round", "stop_reason", "study_script"]
 
@@ -94,8 +91,8 @@ def _check(task: Task, D: int, precision: float, grid: Sequence[int] | None, see
     name, search = task.name, task.search
     if not 1.0 < precision < float("inf"):
         raise UsageError(f"{name}: precision = {precision:g}; it is a factor and must be above 1")
-    if seeds < 1:
-        raise UsageError(f"{name}: seeds = {seeds}; it must be at least 1")
+    if not 1 <= seeds <= MOST_TRIALS:
+        raise UsageError(f"{name}: seeds = {seeds:,}; it must lie within [1, {MOST_TRIALS:,}]")
     if not 1 <= search.d_min <= search.d_max <= D:
         raise UsageError(
             f"{name}: search.d_min = {search.d_min}, search.d_max = {search.d_max} must lie within "

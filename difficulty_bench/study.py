@@ -75,7 +75,7 @@ def _prepare(task: Task) -> Prepared:
             f"{did_you_mean(task.projection, projection.NAMES)}"
         )
     problem: Problem = task.problem()
-    if (lack := problem.missing()) is not None:
+    if (lack := task.problem.missing(problem)) is not None:
         raise ResourceError(f"{task.name}: {lack}")
     if task.lr_rule == "tuned" and not problem.has_validation:
         raise UsageError(

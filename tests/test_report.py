@@ -195,7 +195,10 @@ def test_every_rule_of_a_study_is_looked_at_by_itself(
     assert "toy\n  4 complete; " in out
     assert "toy lr_rule=matched\n  3 complete, 1 failed; " in out
     assert main(["show", "toy", "--store", str(file)]) == 0
-    assert re.search(r"trial d=10 seed 0 +lr x10 +failed", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"trial d=10 seed 0 +lr x10 +failed", shown)
+    assert "\nd_int90 with lr rule paper: unfinished (not solved at 3" in shown
+    assert "\nd_int90 with lr rule matched: " in shown
 
 
 def test_what_tuning_chose_is_told() -> None:

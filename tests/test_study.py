@@ -200,6 +200,7 @@ def test_a_failed_trial_exits_with_1_and_stays_in_the_table(tmp_path: Path) -> N
         (["--task", "tiny", "--set", "lr_rule=tuned"], 2, "needs the key `tuning`"),
         (["--task", "tiny", "--set", "lr_rule=tuned", "--set", "tuning={grid: [1], d: [3]}",
           "--set", "problem.entry_point=tests.tiny:without_validation"], 2, "needs a validation split"),
+        (["--task", "tiny", "--d", "3", "--seeds", "10001"], 2, "within [1, 10,000]"),
         (["--task", "tiny", "--max-hours", "-1"], 2, "not above 0"),
     ],
 )  # fmt: skip
@@ -220,6 +221,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(
         ("problem.entry_point=tests.tiny:bad_problem", "raise", "problem 'tests.tiny:bad_problem': ValueError: boom more (tiny.py:"),
         ("problem.entry_point=tests.tiny:bad_problem", "exit", "SystemExit: 5"),
         ("problem.entry_point=tests.tiny:bad_problem", "none", "returns NoneType; return a SupervisedProblem"),
+        ("problem.entry_point=tests.tiny:bad_problem", "lack", "bad_problem': missing() fails: ZeroDivisionError: "),
         ("network.entry_point=tests.tiny:broken_network", "raise", "network 'tests.tiny:broken_network' fails on inputs of shape (8,): KeyError: 'k' (tiny.py:"),
         ("network.entry_point=tests.tiny:broken_network", "assert", "fails on inputs of shape (8,): AssertionError (tiny.py:"),
         ("network.entry_point=tests.tiny:broken_network", "none", "returns NoneType; return a torch.nn.Module"),

@@ -91,6 +91,10 @@ def bad_problem(*, how: str = "raise") -> Any:
         raise ValueError("boom\nmore")
     if how == "exit":
         raise SystemExit(5)
+    if how == "lack":
+        made = problem()
+        made.requires = lambda: 1 // 0
+        return made
     return None
 
 

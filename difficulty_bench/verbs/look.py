@@ -65,7 +65,7 @@ def _print_task(name: str, paradigm: str, network: str, D: str, data: str, last:
 def _size_and_data(task: Task) -> tuple[str, str]:
     problem = task.problem()
     D = count_parameters(build_network(task, problem, seed=0))
-    return f"{D:,}", "present" if problem.missing() is None else "missing"
+    return f"{D:,}", "present" if task.problem.missing(problem) is None else "missing"
 
 
 def _measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -106,14 +106,17 @@ def _under_way(store: Store) -> dict[str, list[str]]:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """The task as it would run, every default filled in, then its trials."""
+    """The task as it would run, every default filled in, then its trials and d_int90."""
     task = Registry(arguments.tasks).get(arguments.task, arguments.settings)
+    study = study_identity(task)
     content = task.model_dump(mode="json", by_alias=True, exclude_none=True)
     print(json.dumps(content | task.definition(), indent=1))
     with Store(store_to_read(arguments), read_only=True) as store:
-        for result in store.results(study_identity(task)):
+        for result in store.results(study):
             end = f"{result.score:.6g}" if result.score is not None else f"{result.reason}"
             rate = f"lr x{result.request.lr_scale:g}"  # trials of every lr rule are here
             what = f"{describe(result.request):32} {rate:12} {result.state:10} {end}"
             print(f"{result.identity[:12]}  {what}")
+        for row in rows(store, [study]):
+            print(f"d_int90 with lr rule {row['lr_rule']}: {d_int90_text(row)}")
     return 0

@@ -10,7 +10,6 @@ import torch
 
 from ..environment import describe_environment, usable_cores
 from ..errors import BenchError, UsageError, did_you_mean
-from ..problem import Problem
 from ..registry import Registry
 
 DATA_MODULE = "envs.data"
@@ -50,7 +49,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def _lack(registry: Registry, name: str) -> str | None:
     try:
-        problem: Problem = registry.get(name).problem()
-        return problem.missing()
+        task = registry.get(name)
+        return task.problem.missing(task.problem())
     except BenchError as error:
         return str(error)
