@@ -24,7 +24,10 @@ def get(device: torch.device) -> list[Tensor]:
 
 
 def put(device: torch.device, states: list[Tensor]) -> None:
-    """Continue from states that `get` gave on the same kind of device."""
+    """Continue from states that `get` gave.
+
+    Those of a CPU say nothing of a GPU's generator, which then goes on as it was seeded.
+    """
     torch.set_rng_state(states[0])
-    if device.type == "cuda":
+    if device.type == "cuda" and len(states) > 1:
         torch.cuda.set_rng_state(states[1], device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 from pydantic import Field
@@ -66,7 +67,8 @@ def ppo(
 ) -> None:
     """Proximal policy optimisation (Schulman et al. 2017).
 
-    `critic: subspace` puts the critic's parameters into the subspace, after the policy's.
+    `critic: subspace` puts the critic's parameters into the subspace, after the policy's; the
+    learning-rate rules go on counting the policy's D.
     """
     if n_envs * n_steps % batch_size:
         raise UsageError(
@@ -202,3 +204,7 @@ def load_dqn(model: DQN, state: State) -> None:
         getattr(buffer, name)[: len(saved)] = saved.numpy()
     buffer.pos = state["replay_position"]
     buffer.full = len(state["replay"]["rewards"]) == buffer.buffer_size
+    if buffer.pos or buffer.full:
+        # What comes next is of other episodes: no target of n steps may run on into them.
+        last = buffer.pos - 1
+        buffer.timeouts[last] = np.logical_or(buffer.timeouts[last], buffer.dones[last] == 0)

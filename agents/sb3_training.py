@@ -121,7 +121,7 @@ def train(
     model.action_space.seed(seed)
     model.set_logger(Logger(folder=None, output_formats=[]))  # SB3's own makes a folder per run
     if model.num_timesteps:
-        context.tick(model.num_timesteps, environments_reset=1.0)  # the mark of a resumption
+        context.tick(model.num_timesteps, state, environments_reset=1.0)  # a resumption's mark
     remaining = total_timesteps - model.num_timesteps
     if remaining > 0:
         ticks = Ticks(context, interval, state)

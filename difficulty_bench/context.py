@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, checkpoint_path, read_checkpoint
 from .coordinates import Coordinates
-from .errors import ResourceError, UsageError, did_you_mean
+from .errors import ResourceError, UsageError, described, did_you_mean
 from .problem import Split
 from .projection import Identity, Projection, make
 from .seeds import Streams
@@ -63,6 +63,7 @@ class TrialContext:
         self._timeout_s, self._early_stop = trial.task.timeout_s, trial.task.early_stop
         self._runtime = runtime
         self._trained: torch.optim.Optimizer | Coordinates | None = None
+        self._restoring = False
         self._earlier_s = 0.0
         self._start = self._last_save = time.perf_counter()
         folder = runtime.checkpoint_dir
@@ -188,11 +189,11 @@ class TrialContext:
         Raise Diverged for a value that is not finite, EarlyStop, TimedOut, or Interrupted; let all
         four pass. Raise UsageError where the metric that `early_stop` waits for is none of them.
         """
-        self.steps = steps
+        self.steps, self._restoring = int(steps), False  # numpy's integers have no place in a file
         for name, value in values.items():
             if not math.isfinite(value):
                 raise Diverged(f"{name} is {value} at step {steps}")
-            self.curve.append((steps, name, float(value)))
+            self.curve.append((self.steps, name, float(value)))
         if self._is_solved():
             raise EarlyStop
         self._ticks += bool(values)
@@ -237,19 +238,36 @@ class TrialContext:
             raise ResourceError(f"{self._checkpoint}: {error}; {mend}") from None
         if saved.state is not None:
             self.steps, self._earlier_s, self.curve = saved.steps, saved.elapsed_s, saved.curve
+            self._restoring = True
         return saved.state
+
+    def check_restored(self, error: Exception) -> None:
+        """Raise ResourceError where `error` came between `resume` and the first `tick` after it.
+
+        It is then the checkpoint that does not fit, of another version perhaps, not the learner
+        that failed.
+        """
+        if self._restoring:
+            raise ResourceError(
+                f"{self._checkpoint}: cannot go on from it: {described(error)}; delete it, and the "
+                "trial starts again"
+            ) from error
 
     def elapsed_s(self) -> float:
         """Seconds of training, those before a resumption included."""
         return self._earlier_s + time.perf_counter() - self._start
 
-    def discard_checkpoint(self) -> None:
-        if self._checkpoint is not None:
-            self._checkpoint.unlink(missing_ok=True)
-
     def _save(self, state: dict[str, Any] | None) -> None:
-        if self._checkpoint is None:
+        if self._checkpoint is None or (state is None and self._can_resume()):
             return
         whose, elapsed_s = (self._study, self._request), self.elapsed_s()
         Checkpoint(*whose, self.steps, elapsed_s, self.curve, state).write(self._checkpoint)
         self._last_save = time.perf_counter()
+
+    def _can_resume(self) -> bool:
+        """Whether there is a checkpoint with a state: better than to start again."""
+        assert self._checkpoint is not None
+        try:
+            return read_checkpoint(self._checkpoint, mapped=True).state is not None
+        except (OSError, ValueError):
+            return False

@@ -167,7 +167,7 @@ class ProcessEngine(Engine):
         interrupted, stopped_at = False, 0.0
         while pending:
             done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in sorted(done, key=_broken):  # a dead worker shall not hide what came in
                 result = _result_of(future)
                 interrupted |= result is None
                 if result is not None:
@@ -224,6 +224,10 @@ class ProcessEngine(Engine):
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+
+
+def _broken(future: Future[TrialResult | None]) -> bool:
+    return not future.cancelled() and future.exception() is not None
 
 
 def _result_of(future: Future[TrialResult | None]) -> TrialResult | None:

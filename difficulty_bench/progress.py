@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.status import Status
 
 from .registry import Task
-from .results import Request, TrialResult
+from .results import Request, TrialResult, describe
 
 
 class Progress:
@@ -84,10 +84,3 @@ class Progress:
 
     def _event(self, event: str, **fields: object) -> None:
         print(json.dumps({"event": event, **fields}), file=sys.stderr, flush=True)
-
-
-def describe(request: Request) -> str:
-    """`trial d=100 seed 3`, as a person reads it."""
-    where = f"d={request.d}" if request.d else "native"
-    rate = f" lr x{request.lr_scale:g}" if request.role == "pilot" else ""
-    return f"{request.role} {where}{rate} seed {request.seed}"

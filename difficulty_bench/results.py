@@ -27,6 +27,13 @@ class Request:
     lr_scale: float = 1.0
 
 
+def describe(request: Request) -> str:
+    """`trial d=100 seed 3`, as a person reads it."""
+    where = f"d={request.d}" if request.d else "native"
+    rate = f" lr x{request.lr_scale:g}" if request.role == "pilot" else ""
+    return f"{request.role} {where}{rate} seed {request.seed}"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A finished training: its final score, or None where it failed, diverged or timed out."""

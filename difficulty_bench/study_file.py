@@ -74,7 +74,8 @@ def export_study(store: Store, study: str, file: Path) -> Exported:
         raise UsageError(f"{store.path}: nothing of this study; `bench status` lists what there is")
     results = store.results(study)
     found = checkpoints(checkpoint_folder(store.path))
-    own = {path: one for path, one in found if one.study == study}
+    finished = {result.identity for result in results}
+    own = {p: one for p, one in found if one.study == study and one.identity not in finished}
     saved = {path: one for path, one in own.items() if one.state is not None}
     lines = "".join(map(dump_line, lines_of(store, readings)))
     partial = file.with_name(file.name + ".partial")

@@ -10,11 +10,10 @@ from .errors import BenchError, described
 from .outputs import stdout_to_stderr
 from .problem import Problem
 from .results import TrialResult
-from .trial import Runtime, Training, Trial, run_trial
+from .trial import Runtime, Training, Trial, lacks_memory, run_trial
 
 # problem, networks, contexts -> for each trial why it ended early, or None
 Together = Callable[..., Sequence[Diverged | TimedOut | None]]
-LACK_OF_MEMORY = "out of memory", "can't allocate memory"  # torch's words on CUDA, on a CPU
 
 
 class NotTogether(Exception):
@@ -33,6 +32,8 @@ def companion(trial: Trial) -> Together:
     """How the trial's agent trains several at once. Raise NotTogether where it cannot."""
     if trial.task.early_stop is not None:
         raise NotTogether("early_stop ends single trials")
+    if trial.task.timeout_s is not None:
+        raise NotTogether("timeout_s is the time of a single trial")
     if (together := trial.task.agent.together()) is None:
         raise NotTogether(f"agent '{trial.task.agent.entry_point}' trains no trials together")
     return together
@@ -55,9 +56,7 @@ def run_together(
         except NotTogether as error:
             reason = str(error)
         except Exception as error:
-            if isinstance(error, MemoryError) or any(
-                words in str(error).lower() for words in LACK_OF_MEMORY
-            ):
+            if lacks_memory(error):
                 raise MemoryError(str(error)) from None
             reason = "training together failed: " + described(error)
         warn(f"{trials[0].task.name}: trials train one by one: {reason}")

@@ -16,12 +16,14 @@ from torch.nn.utils import parameters_to_vector
 
 from .context import Diverged, EarlyStop, Interrupted, TimedOut, TrialContext
 from .environment import describe_environment
-from .errors import BenchError, UsageError, described, user_code
+from .errors import BenchError, ResourceError, UsageError, described, user_code
 from .outputs import stdout_to_stderr
 from .problem import Evaluation, Problem, count_parameters
 from .registry import Task
-from .results import Request, State, TrialResult
+from .results import Request, State, TrialResult, describe
 from .seeds import Streams, content_hash
+
+LACK_OF_MEMORY = "out of memory", "can't allocate memory"  # torch's words on CUDA, on a CPU
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,13 @@ class Training:
         self.D = count_parameters(network)
         self.context = TrialContext(trial, self.D, runtime)
         self.network = network.to(self.context.device)
+        describe_environment()  # which asks git once: now, before a commit of the next hours
 
     def result(self, train: Callable[[], None], share: int = 1) -> TrialResult:
         """Call `train`, evaluate, and say what came of it; `share` trials took the time together.
 
-        Whatever goes wrong inside is a result (failed or timed out, with its reason).
+        Whatever goes wrong in learning is a result (failed or timed out, with its reason). Raise
+        ResourceError for what is the machine's fault: it would pass for an unsolved trial.
         """
         state: State = "complete"
         reason: str | None = None
@@ -122,8 +126,13 @@ class Training:
         except (BenchError, Interrupted):
             raise
         except Exception as error:
+            self.context.check_restored(error)
+            if isinstance(error, OSError | torch.AcceleratorError) or lacks_memory(error):
+                raise ResourceError(
+                    f"{self.trial.task.name}: {describe(self.trial.request)}: {described(error)}; "
+                    "this says nothing of the task; mend it, and the same command goes on"
+                ) from error
             state, reason = "failed", described(error)
-        self.context.discard_checkpoint()
         return self._result(state, reason, evaluation, share)
 
     def _evaluation(self) -> Evaluation:
@@ -148,7 +157,7 @@ class Training:
                 f"{self.trial.task.name}: a score of {score:g} is above the ceiling "
                 f"{problem.ceiling:g} of {problem.metric}; give the problem its true one, or None"
             )
-        return Evaluation(score, found.n, sd)
+        return Evaluation(score, int(found.n), sd)
 
     def _check_solution(self) -> None:
         """Whatever network and agent do of their own: what is scored must be theta_0 + P z."""
@@ -219,6 +228,11 @@ def _near(own: Tensor, expected: Tensor) -> bool:
         return False
     gap = (own.to(expected) - expected[: len(own)]).abs().max()
     return bool(gap <= 1e-3 * (1 + expected.abs().max()))
+
+
+def lacks_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in LACK_OF_MEMORY)
 
 
 def failed_result(trial: Trial, runtime: Runtime, reason: str) -> TrialResult:

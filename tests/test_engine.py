@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -15,7 +19,7 @@ from difficulty_bench.errors import ResourceError
 from difficulty_bench.ray_engine import LOCAL, RayEngine
 from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request, TrialResult
-from difficulty_bench.trial import Runtime, Trial, run_trial
+from difficulty_bench.trial import Runtime, Trial, failed_result, run_trial
 
 TINY = Path(__file__).parent / "tiny.yaml"
 TASKS = Registry([TINY])
@@ -112,7 +116,26 @@ def test_a_trial_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     assert [path.suffix for path in tmp_path.iterdir()] == [".pt"]
     resumed = next(InlineEngine().run([trial], replace(stopped, deadline=None)))
     assert (resumed.z, resumed.score, resumed.curve) == (whole.z, whole.score, whole.curve)
-    assert not list(tmp_path.iterdir())
+
+
+def test_what_came_in_beside_a_dead_worker_is_kept() -> None:
+    """A dead worker breaks every future that is not done; those that are count, in any order."""
+    engine = ProcessEngine(2)
+    trials = [Trial(TASKS.get("tiny"), request) for request in REQUESTS]
+    ended = [Future[Any]() for _ in trials]
+    for trial, future in zip(trials, ended, strict=True):
+        future.set_result(failed_result(trial, Runtime(), "as good as any"))
+    ended[0] = Future()
+    ended[0].set_exception(BrokenProcessPool())
+    with (
+        patch.object(engine, "_open") as pool,
+        patch.object(engine, "_alone", lambda left, runtime: iter(left)),
+    ):
+        pool.return_value.submit.side_effect = ended
+        found = list(engine.run(trials, Runtime()))
+    assert found[-1] is trials[0]
+    assert {one.identity for one in found} == {trial.identity for trial in trials}
+    assert len(found) == len(trials)
 
 
 def test_a_checkpoint_that_cannot_be_written_fails_no_trial(tmp_path: Path) -> None:

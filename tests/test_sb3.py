@@ -252,7 +252,34 @@ def test_an_interrupted_trial_goes_on_where_it_was(agent: Keys, d: int, tmp_path
     assert reset[0] == saved["steps"] == saved["state"]["num_timesteps"] > 0
     steps = [step for step, name, _ in result.curve if name == "episodic_return"]
     assert steps == sorted(set(steps))
-    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("agent", [PPO_KEYS, DQN_KEYS], ids=["ppo", "dqn"])
+def test_a_stop_while_a_trial_resumes_loses_nothing(agent: Keys, tmp_path: Path) -> None:
+    for stop in (StopAfter(2), StopAfter(1)):
+        with pytest.raises(Interrupted):
+            run(agent, 5, checkpoint_dir=tmp_path, stop=stop)
+    (checkpoint,) = map(read_checkpoint, tmp_path.glob("*.pt"))
+    assert checkpoint.state is not None
+    assert checkpoint.steps == checkpoint.state["num_timesteps"] > 0
+
+
+def test_no_target_of_n_steps_runs_on_into_what_follows_a_resumption(tmp_path: Path) -> None:
+    agent = {**DQN_KEYS, "n_steps": 3, "n_envs": 2}
+    with pytest.raises(Interrupted):
+        run(agent, 5, checkpoint_dir=tmp_path, stop=StopAfter(2))
+    (checkpoint,) = map(read_checkpoint, tmp_path.glob("*.pt"))
+    assert checkpoint.state is not None
+    envs = GymnasiumVecEnv(make_task(agent).problem().make_envs(2, 0))
+    model = DQN("MlpPolicy", envs, buffer_size=2000, n_steps=3)
+    state = {**checkpoint.state, "policy": {}, "optimizer": model.policy.optimizer.state_dict()}
+    sb3.load_dqn(model, state)
+    buffer = model.replay_buffer
+    assert buffer is not None
+    last = buffer.pos - 1
+    assert last > 0
+    assert ((buffer.dones[last] + buffer.timeouts[last]) > 0).all()
+    assert (buffer.timeouts[last] == 1 - buffer.dones[last]).all()
 
 
 @pytest.mark.parametrize("d", [0, 5])

@@ -11,13 +11,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import create_autospec
+from unittest.mock import create_autospec, patch
 
 import pytest
 
+from difficulty_bench import context
 from difficulty_bench.cli import main
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
-from difficulty_bench.errors import BenchError, UsageError
+from difficulty_bench.errors import BenchError, ResourceError, UsageError
 from difficulty_bench.registry import Registry
 from difficulty_bench.store import Store
 from difficulty_bench.study import Listener, Plan, prepare, run_study
@@ -237,6 +238,22 @@ def test_a_broken_factory_is_refused_in_one_line(part: str, how: str, expected: 
     assert str(caught.value).startswith(f"tiny: {key} '")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_is_kept_until_its_result_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "CHECKPOINT_INTERVAL_S", 0.0)
+    prepared, listener = prepare(Registry([TINY]).get("tiny")), create_autospec(Listener)
+    runtime, plan = Runtime(checkpoint_dir=tmp_path / "kept"), Plan(grid=(3,), seeds=1)
+    full = ResourceError("no space left on the disk")
+    with Store(tmp_path / "bench.sqlite") as store:
+        store.add_study(prepared.task, prepared.D, [], prepared.metric)
+        with patch.object(Store, "put", side_effect=full), pytest.raises(ResourceError):
+            run_study(prepared, store, InlineEngine(), runtime, plan, listener)
+        assert len(list((tmp_path / "kept").iterdir())) == 1
+        assert run_study(prepared, store, InlineEngine(), runtime, plan, listener)
+        assert not list((tmp_path / "kept").iterdir())
 
 
 @pytest.mark.parametrize("engine", [InlineEngine(), ProcessEngine(1)], ids=["inline", "process"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents import supervised
+from agents import random_state, supervised
 from agents.networks import channels_last
 from difficulty_bench.context import Diverged, Interrupted, TrialContext
 from difficulty_bench.errors import UsageError
@@ -352,3 +352,9 @@ def test_channels_last_changes_the_layout_only(channels: int) -> None:
     assert laid_out.stride() == (20 * channels, 1, 5 * channels, channels)
     vectors = torch.randn(2, 3)
     assert channels_last(vectors) is vectors
+
+
+def test_generators_go_on_from_a_checkpoint_of_a_machine_without_a_gpu() -> None:
+    kept = torch.get_rng_state()
+    random_state.put(torch.device("cuda"), random_state.get(torch.device("cpu")))
+    assert torch.equal(torch.get_rng_state(), kept)

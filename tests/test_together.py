@@ -124,9 +124,10 @@ def test_a_trial_that_diverges_leaves_the_others_alone(monkeypatch: pytest.Monke
             ("early_stop.metric=train_loss", "early_stop.at=0", "early_stop.times=1"),
             "early_stop ends single trials",
         ),
+        (("timeout_s=100",), "timeout_s is the time of a single trial"),
         (("network.entry_point=tests.test_together:normalised",), "the network has buffers"),
     ],
-    ids=["lbfgs", "evaluations", "early stop", "batch norm"],
+    ids=["lbfgs", "evaluations", "early stop", "timeout", "batch norm"],
 )
 def test_what_cannot_share_a_program_trains_one_by_one(
     settings: tuple[str, ...], reason: str

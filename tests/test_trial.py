@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from difficulty_bench.context import TrialContext
-from difficulty_bench.errors import UsageError
+from difficulty_bench.checkpoint import Checkpoint, checkpoint_path, read_checkpoint
+from difficulty_bench.context import Interrupted, TrialContext
+from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.problem import Problem, SupervisedProblem
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request, TrialResult
@@ -150,3 +152,31 @@ def test_a_score_that_is_no_number_fails_its_trial(
 def test_a_score_above_the_ceiling_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="above the ceiling 1 "):
         run(tmp_path, 3, "problem={entry_point: 'tests.test_trial:problem', score: '95'}")
+
+
+@pytest.mark.parametrize("how", tiny.FAULTS)
+def test_what_the_machine_does_is_no_failure_of_the_learner(how: str) -> None:
+    task = Registry([Path(__file__).parent / "tiny.yaml"]).get("tiny-broken", [f"agent.how={how}"])
+    with pytest.raises(ResourceError, match=r"^tiny-broken: trial d=3 seed 0: .* goes on$"):
+        run_trial(Trial(task, Request("trial", 3, 0)), Runtime())
+
+
+def test_a_checkpoint_that_does_not_fit_fails_no_trial(tmp_path: Path) -> None:
+    task = Registry([Path(__file__).parent / "tiny.yaml"]).get("tiny")
+    trial = Trial(task, Request("trial", 3, 0))
+    file = checkpoint_path(tmp_path, trial.identity)
+    Checkpoint(trial.study, trial.request, 5, 1.0, [], {"of": "another version"}).write(file)
+    with pytest.raises(ResourceError, match=r"cannot go on from it: KeyError: .* starts again"):
+        run_trial(trial, Runtime(checkpoint_dir=tmp_path))
+    assert file.exists()
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    """They come from users' agents, and neither a checkpoint nor SQLite takes them."""
+    task = Registry([Path(__file__).parent / "tiny.yaml"]).get("tiny")
+    trial = Trial(task, Request("trial", 3, 0))
+    context = TrialContext(trial, 46, Runtime(checkpoint_dir=tmp_path, deadline=0.0))
+    with pytest.raises(Interrupted):
+        context.tick(np.int64(7), lambda: {}, loss=np.float32(0.5))  # type: ignore[arg-type]
+    saved = read_checkpoint(checkpoint_path(tmp_path, trial.identity))
+    assert (saved.steps, saved.curve) == (7, [(7, "loss", 0.5)])

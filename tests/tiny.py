@@ -50,6 +50,14 @@ def bad_network(input_shape: tuple[int, ...], output_size: int) -> nn.Module:
     return nn.Linear(input_shape[0], output_size + 1)
 
 
+FAULTS: dict[str, Exception] = {  # of a machine, not of a learner
+    "disk": OSError(24, "Too many open files"),
+    "memory": MemoryError("Unable to allocate 24 GiB"),
+    "torch memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    "gpu": torch.AcceleratorError("CUDA error: unspecified launch failure"),
+}
+
+
 def misbehave(
     problem: Problem, network: nn.Module, context: TrialContext, *, how: str = "raise"
 ) -> None:
@@ -69,6 +77,8 @@ def misbehave(
         for step in range(10_000):
             time.sleep(0.01)
             context.tick(step)
+    if how in FAULTS:
+        raise FAULTS[how]
     if how == "poison":
         next(iter(network.parameters())).data.fill_(float("inf"))
 

@@ -13,8 +13,8 @@ from ..environment import usable_cores
 from ..errors import BenchError, UsageError, described
 from ..outputs import stdout_to_stderr
 from ..problem import Problem
-from ..progress import Progress, describe
-from ..results import Scores, TrialResult
+from ..progress import Progress
+from ..results import Scores, TrialResult, describe
 from ..solution import Solution
 from ..store import Store
 from ..study import Prepared, choose_device, prepare

@@ -12,9 +12,9 @@ from ..checkpoint import checkpoint_folder, checkpoints
 from ..cli import DEFAULT_STORE
 from ..errors import BenchError, ResourceError
 from ..problem import count_parameters
-from ..progress import describe
 from ..registry import Registry, Task
 from ..report import d_int90_text, rows
+from ..results import describe
 from ..store import Store
 from ..trial import build_network, study_identity
 

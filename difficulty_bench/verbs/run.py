@@ -19,10 +19,10 @@ from ..engine import Engine, make_engine
 from ..environment import usable_cores
 from ..errors import BenchError, StudyError, UsageError
 from ..outputs import stdout_to_stderr
-from ..progress import Progress, describe
+from ..progress import Progress
 from ..registry import AT, Registry, Task
 from ..report import row_text, rows
-from ..results import Request, TrialResult
+from ..results import Request, TrialResult, describe
 from ..store import Store
 from ..study import Plan, Prepared, choose_device, prepare, run_study
 from ..tracking import Tracker

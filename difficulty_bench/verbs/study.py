@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
-from ..progress import describe
 from ..records import Reading
 from ..registry import AT, Registry
+from ..results import describe
 from ..store import Store
 from ..study_file import export_study, import_study
 from ..trial import study_identity
