@@ -92,7 +92,7 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
         )
     except (
         *(RuntimeError, EOFError, pickle.UnpicklingError),  # what torch.load says of other files
-        *(AttributeError, KeyError, TypeError, ValueError),  # what is in it is something else
+        *(AttributeError, LookupError, TypeError, ValueError),  # what is in it is something else
     ) as error:
         raise ValueError(f"not a checkpoint: {str(error).splitlines()[0]}") from None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from .bits import MOST_BITS
-from .errors import BenchError
-from .outputs import lossy_stderr
+from .errors import BenchError, ResourceError
+from .outputs import lead_nowhere, lossy_stderr
 
 MOST_TOGETHER = 256
 DEFAULT_STORE = Path("bench.sqlite")
@@ -26,6 +27,8 @@ resume)"""
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a locale without a dash or a plus-minus sign
+        sys.stdout.reconfigure(errors="backslashreplace")
     with lossy_stderr():
         return _run(arguments)
 
@@ -33,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     try:
         code: int = _handler(arguments.handler)(arguments)
+        sys.stdout.flush()
         return code
     except BenchError as error:
         if arguments.debug:
@@ -42,6 +46,12 @@ def _run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if arguments.debug:
+            raise
+        lead_nowhere(sys.stdout)
+        print(f"bench: {error}", file=sys.stderr)
+        return ResourceError.exit_code
     except KeyboardInterrupt as error:  # of `verbs.run`, with the number of its signal
         print("bench: interrupted", file=sys.stderr)
         return 128 + next(iter(error.args), signal.SIGINT)

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import sys
 import typing
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -142,4 +143,5 @@ def _schema(target: str) -> type[BaseModel]:
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 default = ... if parameter.default is inspect.Parameter.empty else parameter.default
                 fields[name] = (hints.get(name, Any), default)
-        return create_model(target, __config__=config, **fields)
+        with warnings.catch_warnings(action="ignore"):  # `copy` or `schema` shadow what is unused
+            return create_model(target, __config__=config, **fields)

@@ -35,10 +35,15 @@ def _machine() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The checkout's commit, `+changes` where the tree differs; `unknown` outside a checkout."""
+    """The checkout's commit, `+changes` where the tree differs; `unknown` outside a checkout.
+
+    A package installed somewhere below another project is no checkout of that project.
+    """
     here = Path(__file__).resolve().parent
     run = functools.partial(subprocess.run, capture_output=True, text=True, cwd=here, check=True)
     try:
+        if Path(run(["git", "rev-parse", "--show-toplevel"]).stdout.strip()) != here.parent:
+            return "unknown"
         commit = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
         changed = run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

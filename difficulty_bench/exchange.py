@@ -6,7 +6,6 @@ First the format, then environments, and for every study its readings and its tr
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from .result_lines import (
 )
 from .results import TrialResult
 from .store import Store
+from .whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ def export(store: Store, file: Path, tasks: Collection[str] | None = None) -> in
     The file is replaced as a whole or not at all. Raise UsageError where it cannot be written, and
     where there is nothing to write: an empty file would take the place of a good one.
     """
-    refuse_folder(file)
     readings = store.studies()
     known = {reading.task.name for reading in readings}
     for name in tasks or ():
@@ -67,23 +66,9 @@ def export(store: Store, file: Path, tasks: Collection[str] | None = None) -> in
     count = sum(isinstance(line, TrialLine) for line in lines)
     if not count:
         raise UsageError(f"{store.path}: no finished trials to export; bench run measures them")
-    partial = file.with_name(file.name + ".partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", newline="\n") as out:
-            out.writelines(map(dump_line, lines))
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
-    except OSError as error:
-        raise UsageError(f"{file}: cannot write: {error.strerror}; give another path") from None
+    with whole_file(file) as out:
+        out.writelines(dump_line(line).encode() for line in lines)
     return count
-
-
-def refuse_folder(file: Path) -> None:
-    """Raise UsageError where `file`, which is about to be written, is a folder."""
-    if file.is_dir():
-        raise UsageError(f"{file}: is a folder; give the path of a file")
 
 
 def lines_of(store: Store, readings: Sequence[Reading]) -> Iterator[Line]:

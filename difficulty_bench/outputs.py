@@ -9,6 +9,14 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from typing import Any, TextIO
 
 
+def lead_nowhere(stream: TextIO) -> None:
+    """Python would end with code 120 for what is left in the buffer of a stream that is dead."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 class Lossy:
     """A text stream that drops what it cannot write: a dead `tee` must not end a day's run."""
 
@@ -29,11 +37,7 @@ class Lossy:
             self._lose()
 
     def _lose(self) -> None:
-        """Lead it nowhere: Python would end with code 120 for what is left in its buffer."""
-        with suppress(OSError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+        lead_nowhere(self._stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

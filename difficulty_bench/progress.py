@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 from .registry import Task
 from .results import Request, TrialResult, describe
@@ -25,7 +26,6 @@ class Progress:
         self._console = Console(stderr=True, highlight=False)
         self._status: Status | None = None
         self._open: list[str] = []
-        self.failed = 0
 
     def note(self, text: str) -> None:
         if self._json:
@@ -47,7 +47,6 @@ class Progress:
         self._refresh(task)
 
     def finished(self, task: Task, result: TrialResult) -> None:
-        self.failed += result.state != "complete"
         name = describe(result.request)
         self._open = [other for other in self._open if other != name]
         if self._json:
@@ -78,9 +77,10 @@ class Progress:
             return
         text = f"{task.name}: running {'; '.join(self._open)}" if self._open else task.name
         if self._status is None:
-            self._status = self._console.status(text)
+            self._status = self._console.status("")
             self._status.start()
-        self._status.update(text)
+        self._status.update(Text(text))  # brackets in a task's name are no markup
 
     def _event(self, event: str, **fields: object) -> None:
-        print(json.dumps({"event": event, **fields}), file=sys.stderr, flush=True)
+        if event == "warning" or not self._quiet:
+            print(json.dumps({"event": event, **fields}), file=sys.stderr, flush=True)

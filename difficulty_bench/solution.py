@@ -28,9 +28,11 @@ from .registry import Registry, Task
 from .results import Request
 from .seeds import content_hash
 from .trial import Trial, build_network, parameter_vector
+from .whole_file import whole_file
 from .yaml_lines import ENTRY_POINT, parse_scalar, sets_entry_point
 
 FORMAT = 2
+PROSE = "notes", "description"  # keys that people alone read
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,8 @@ class Solution:
             "z": base64.b64encode(z).decode(),
         }
         content["checksum"] = content_hash(content)
-        try:
-            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"{path}: cannot write: {error.strerror}; give another path") from None
+        with whole_file(path) as file:
+            file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
 def load(path: Path, registry: Registry) -> Solution:
@@ -161,6 +161,8 @@ def trusted_task(registry: Registry, name: str, settings: tuple[str, ...], sourc
 def _check_settings(settings: tuple[str, ...], source: str, known: set[str]) -> None:
     for setting in settings:
         key, _, text = setting.partition("=")
+        if key in PROSE:
+            continue
         value = parse_scalar(text)  # YAML can escape any letter
         if sets_entry_point(setting) and isinstance(value, str) and value in known:
             continue

@@ -23,6 +23,8 @@ from .schema import ADDED, BY_REQUEST, READINGS, SCHEMA, TRIALS
 from .seeds import canonical_json, content_hash
 from .sqlite_file import WriterLock, open_reader, open_writer
 
+IN_MEMORY = ":memory:"
+
 
 class Store:
     """`Store(path)` writes and creates; with `read_only` it does neither, and a missing file reads
@@ -35,19 +37,21 @@ class Store:
 
     def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
         self.path = Path(path)
-        self._lock = WriterLock(self.path) if not (read_only or path == ":memory:") else None
+        self._lock = WriterLock(self.path) if not (read_only or path == IN_MEMORY) else None
         try:
+            # A file of that very name is a file: only `in_memory` means what SQLite does by it.
+            where = path if path == IN_MEMORY else self.path.absolute()
             connection = (
-                open_reader(self.path, ADDED) if read_only else open_writer(path, SCHEMA, ADDED)
+                open_reader(self.path, ADDED) if read_only else open_writer(where, SCHEMA, ADDED)
             )
-            self._sql = connection or open_writer(":memory:", SCHEMA, ADDED)
+            self._sql = connection or open_writer(IN_MEMORY, SCHEMA, ADDED)
         except BaseException:
             self._release()
             raise
 
     @classmethod
     def in_memory(cls) -> Store:
-        return cls(":memory:")
+        return cls(IN_MEMORY)
 
     def close(self) -> None:
         self._sql.close()
@@ -209,7 +213,9 @@ class Store:
 
     def results(self, study: str) -> list[TrialResult]:
         """The study's finished trials by role, d, lr_scale and seed; without curves and z."""
-        return [_result(row) for row in self._all(f"{TRIALS} WHERE study = ? {BY_REQUEST}", study)]
+        return [
+            self._result(row) for row in self._all(f"{TRIALS} WHERE study = ? {BY_REQUEST}", study)
+        ]
 
     def outcomes(self, study: str) -> dict[Request, Outcome]:
         """What the search and the estimate ask of a study."""
@@ -218,7 +224,7 @@ class Store:
     def find(self, prefix: str) -> list[TrialResult]:
         """The trials, without curve and z, whose identity starts with `prefix`."""
         query = f"{TRIALS} WHERE substr(identity, 1, ?) = ? ORDER BY identity"
-        return [_result(row) for row in self._all(query, len(prefix), prefix)]
+        return [self._result(row) for row in self._all(query, len(prefix), prefix)]
 
     def curve(self, identity: str) -> tuple[tuple[int, str, float], ...]:
         """(step, name, value) of a trial, as they came."""
@@ -239,6 +245,23 @@ class Store:
             found.setdefault(identity, {})[bits] = score
         return found
 
+    def _result(self, row: Sequence[Any]) -> TrialResult:
+        identity, study, role, d, seed, lr_scale, state, score, sd, n, reason, *rest = row
+        D, steps, wall_s, device, facts = rest
+        request = Request(role, d, seed, lr_scale)
+        try:
+            result = TrialResult(
+                *(identity, study, request, state, score, sd, n, reason),
+                *(D, steps, wall_s, device, json.loads(facts)),
+            )
+            check_result(result)
+        except (TypeError, ValueError) as error:
+            raise ResourceError(
+                f"{self.path}: trial {str(identity)[:12]} is damaged: {error}; restore the file, "
+                "or delete that trial and measure it again"
+            ) from None
+        return result
+
     def _all(self, query: str, *values: object) -> list[Any]:
         try:
             return self._sql.execute(query, values).fetchall()
@@ -251,23 +274,3 @@ class Store:
 def _text(text: str) -> str:
     """`text` without what UTF-8 cannot hold: undecodable bytes of a file name or an argument."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _result(row: Sequence[Any]) -> TrialResult:
-    identity, study, role, d, seed, lr_scale, state, score, score_sd, score_n, reason, *rest = row
-    D, steps, wall_s, device, facts = rest
-    return TrialResult(
-        identity=identity,
-        study=study,
-        request=Request(role, d, seed, lr_scale),
-        state=state,
-        score=score,
-        score_sd=score_sd,
-        score_n=score_n,
-        reason=reason,
-        D=D,
-        steps=steps,
-        wall_s=wall_s,
-        device=device,
-        environment=json.loads(facts),
-    )

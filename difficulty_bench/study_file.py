@@ -26,10 +26,11 @@ from .checkpoint import (
     read_checkpoint,
 )
 from .errors import UsageError
-from .exchange import Merged, Parsed, lines_of, merge, parse, refuse_folder
+from .exchange import Merged, Parsed, lines_of, merge, parse
 from .records import Reading
 from .result_lines import dump_line
 from .store import Store
+from .whole_file import whole_file
 
 FORMAT = 1
 HEAD, RESULTS = "study.json", "results.jsonl"
@@ -68,7 +69,6 @@ def export_study(store: Store, study: str, file: Path) -> Exported:
 
     Raise UsageError where the store does not know it or the file cannot be written.
     """
-    refuse_folder(file)
     readings = [reading for reading in store.studies() if reading.study == study]
     if not readings:
         raise UsageError(f"{store.path}: nothing of this study; `bench status` lists what there is")
@@ -78,23 +78,14 @@ def export_study(store: Store, study: str, file: Path) -> Exported:
     own = {p: one for p, one in found if one.study == study and one.identity not in finished}
     saved = {path: one for path, one in own.items() if one.state is not None}
     lines = "".join(map(dump_line, lines_of(store, readings)))
-    partial = file.with_name(file.name + ".partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as out:
-            with zipfile.ZipFile(out, "w") as archive:
-                archive.writestr(HEAD, json.dumps({"format": FORMAT, "study": study}))
-                archive.writestr(RESULTS, lines)
-                for result in results:
-                    if z := store.solution(result.identity):
-                        archive.writestr(f"solutions/{result.identity}", z)
-                for path in saved:
-                    archive.write(path, f"checkpoints/{path.name}")
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
-    except OSError as error:
-        raise UsageError(f"{file}: cannot write: {error.strerror}; give another path") from None
+    with whole_file(file) as out, zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(HEAD, json.dumps({"format": FORMAT, "study": study}))
+        archive.writestr(RESULTS, lines)
+        for result in results:
+            if z := store.solution(result.identity):
+                archive.writestr(f"solutions/{result.identity}", z)
+        for path in saved:
+            archive.write(path, f"checkpoints/{path.name}")
     restarting = tuple(one for path, one in own.items() if path not in saved)
     return Exported(len(results), tuple(saved.values()), restarting)
 
@@ -139,7 +130,7 @@ def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}; give a file of `bench study export`") from None
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError) as error:
         raise _refuse(file, f"corrupt, or no study file: {error}") from None
 
 

@@ -40,6 +40,13 @@ for _tag, _pattern, _first in [
     _Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 
 
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(node.value)  # PyYAML's own reads 010 as 8
+
+
+_Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
 class Document:
     """A parsed file: `data`, and `where(path)`, the place of the nearest known key above `path`."""
 
@@ -109,6 +116,11 @@ def _scalar(node: yaml.Node, file: Path) -> Hashable:
     except yaml.YAMLError:
         line = node.start_mark.line + 1
         raise UsageError(f"{file}:{line}: the tag {node.tag} is not allowed") from None
+    except (ValueError, LookupError, AttributeError):
+        # What PyYAML makes of `!!bool x` and the like.
+        line, kind = node.start_mark.line + 1, node.tag.rpartition(":")[2]
+        text = str(node.value)[:40]
+        raise UsageError(f"{file}:{line}: '{text}' is no {kind}; write it as one") from None
     return value
 
 

@@ -43,7 +43,7 @@ def derive(id: str, *, vector: Entry, image: Entry | None = None, continuous: bo
     if template is None:
         raise UsageError(
             f"{id}: observations are images of shape {problem.input_shape}, and this agent has "
-            "no network for images; use --agent ppo"
+            "no network for images; use --agent ppo or es"
         )
     episodes = FLOOR_EPISODES[kind]
     threshold = gym.spec(_name(id)).reward_threshold

@@ -196,13 +196,19 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-3", 1e-3), ("1", 1), ("1.", 1.0), ("yes", "yes"), ("true", True), ("null", None),
+    [("1e-3", 1e-3), ("1", 1), ("010", 10), ("08", 8), ("1.", 1.0), ("yes", "yes"), ("true", True), ("null", None),
      ("0o7", "0o7"), ("[1, 2e1]", [1, 20.0]), ("1_000", "1_000"), ("''", "")],
 )  # fmt: skip
 def test_scalars_are_yaml_1_2(text: str, value: object) -> None:
     parsed = parse_scalar(text)
     assert parsed == value
     assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize("text", ["!!int abc", "!!float abc", "!!bool x", "!!timestamp 2001-99-01"])
+def test_a_value_that_is_none_of_its_tag_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^--set:1: "):
+        parse_scalar(text)
 
 
 def test_every_task_of_the_suite_is_valid_and_named_in_kebab_case() -> None:

@@ -201,6 +201,38 @@ def test_every_rule_of_a_study_is_looked_at_by_itself(
     assert "\nd_int90 with lr rule matched: " in shown
 
 
+def test_a_row_that_came_by_mail_names_no_other_folder_and_ends_no_attribute(
+    tmp_path: Path,
+) -> None:
+    for name in ("x/../../../escaped", '"></a><script>alert(1)</script>'):
+        of = recorded.reading(name, projection=name)
+        source = recorded.fill(
+            Store.in_memory(),
+            of,
+            [recorded.result(of, "trial", d, 0, 0.1 * d) for d in (3, 4, 5, 6, 7)]
+            + [recorded.result(of, "baseline", 0, seed, 1.0) for seed in range(3)],
+        )
+        out = tmp_path / "out" / "deep"
+        for path in write_report(source, out, ["md", "html"]):
+            assert path.resolve().is_relative_to(out)
+        assert "<script>alert" not in (out / "difficulty.html").read_text()
+
+
+def test_results_are_printed_whatever_the_locale_can_show(tmp_path: Path) -> None:
+    of = recorded.reading()
+    with Store(tmp_path / "s.sqlite") as store:
+        recorded.fill(store, of, [recorded.result(of, "trial", 3, 0, 0.1)])
+    status = [sys.executable, "-m", "difficulty_bench", "status", "--store", "s.sqlite"]
+    ascii_ = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(status, cwd=tmp_path, env=ascii_, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    with open("/dev/full", "w") as full:
+        lost = subprocess.run(status, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True,
+                              env=os.environ | {"PYTHONPATH": str(Path.cwd())})  # fmt: skip
+    assert lost.returncode == 3
+    assert lost.stderr == "bench: [Errno 28] No space left on device\n"
+
+
 def test_what_tuning_chose_is_told() -> None:
     tuning = {"grid": [1.0, 4.0], "d": [100], "seeds": 1}
     of = recorded.reading(lr_rule="tuned", tuning=tuning)

@@ -164,8 +164,9 @@ def test_a_file_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
 
 def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     solution, _ = trained("hashed")
+    (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot write: "):
-        solution.save(tmp_path / "no" / "folder")
+        solution.save(tmp_path / "file" / "s.json")
 
 
 def test_an_entry_point_of_the_registrys_own_may_be_chosen(tmp_path: Path) -> None:
@@ -183,3 +184,10 @@ def test_settings_of_an_imported_study_choose_no_code() -> None:
         trusted_task(TASKS, "tiny", ("problem.entry_point=antigravity:fly",), "store")
     with pytest.raises(UsageError, match="may not name a package"):
         trusted_task(TASKS, "ppo@evil:Name-v0", (), "store")
+
+
+def test_words_that_people_alone_read_may_hold_anything(tmp_path: Path) -> None:
+    settings = ("notes='my run: the second'", "description='a: b'")
+    trial = Trial(TASKS.get("tiny", settings), Request("trial", 3, 0))
+    Solution(trial, settings, 46, torch.ones(3)).save(tmp_path / "s")
+    assert load(tmp_path / "s", TASKS).settings == settings

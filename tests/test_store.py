@@ -323,3 +323,31 @@ with Store(sys.argv[1]) as store:
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE environments SET facts = '{'",
+        "UPDATE trials SET d = d + 1",
+        "UPDATE trials SET state = 'foo'",
+        "UPDATE trials SET score = 'abc'",
+    ],
+)
+def test_a_damaged_trial_is_named_in_one_line(tmp_path: Path, damage: str) -> None:
+    of, path = recorded.reading(), tmp_path / "s.sqlite"
+    with Store(path) as store:
+        recorded.fill(store, of, [recorded.result(of, "trial", 3, 0, 0.1)])
+    with sqlite3.connect(path) as raw:
+        raw.execute(damage)
+    with Store(path, read_only=True) as store, pytest.raises(ResourceError, match="is damaged: "):
+        store.results(of.study)
+
+
+def test_only_in_memory_means_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    of = recorded.reading()
+    with Store(Path(":memory:")) as store:
+        store.add_reading(of)
+    with Store(Path(":memory:"), read_only=True) as store:
+        assert [reading.study for reading in store.studies()] == [of.study]

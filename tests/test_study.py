@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,12 +15,16 @@ from typing import Any
 from unittest.mock import create_autospec, patch
 
 import pytest
+from rich.console import Console
 
 from difficulty_bench import context
+from difficulty_bench import environment as environment_module
 from difficulty_bench.cli import main
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.errors import BenchError, ResourceError, UsageError
+from difficulty_bench.progress import Progress
 from difficulty_bench.registry import Registry
+from difficulty_bench.results import Request
 from difficulty_bench.store import Store
 from difficulty_bench.study import Listener, Plan, prepare, run_study
 from difficulty_bench.trial import Runtime
@@ -183,6 +188,9 @@ def test_a_failed_trial_exits_with_1_and_stays_in_the_table(tmp_path: Path) -> N
     assert finished.returncode == 1
     assert "the learner broke" in finished.stderr
     assert "Traceback" not in finished.stderr
+    again = bench("run", "--tasks", str(TINY), "--task", "tiny-broken", cwd=tmp_path)
+    assert again.returncode == 1  # a script that repeats a command must hear of it at the end
+    assert "the learner broke" not in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -337,3 +345,26 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert int(loaded.stdout) < 250
+
+
+def test_brackets_in_a_name_are_no_markup_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    progress = Progress()
+    progress._console = Console(file=terminal, force_terminal=True)
+    task = Registry([TINY]).get("tiny").model_copy(update={"name": "my[/bad] x"})
+    progress.asked(task, [Request("trial", 3, 0)])
+    progress.close()
+    assert "my[/bad] x: running trial d=3 seed 0" in terminal.getvalue()
+
+
+def test_the_commit_is_that_of_this_checkout_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the project of a user in whose folder the package is installed."""
+    module = tmp_path / "venv" / "difficulty_bench" / "environment.py"
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        who = ["-c", "user.name=me", "-c", "user.email=me@here"]
+        subprocess.run(["git", *who, *command], cwd=tmp_path, check=True)
+    module.parent.mkdir(parents=True)
+    monkeypatch.setattr(environment_module, "__file__", str(module))
+    assert environment_module._commit() == "unknown"

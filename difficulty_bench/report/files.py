@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import ResourceError, UsageError, did_you_mean
 from ..registry import Task
 from ..store import Store
+from ..whole_file import whole_file
 from .html import html
 from .latex import latex
 from .markdown import Figures, anchor, markdown
@@ -122,17 +122,7 @@ def _draw(reports: Sequence[StudyReport], rows: Sequence[Row], files: dict[str, 
 
 
 def write_file(path: Path, content: bytes) -> Path:
-    """Beside and renamed, so that a kill leaves the old file or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise ResourceError(
-            f"{path}: cannot write: {error.strerror}; give --out another folder"
-        ) from None
+    """Raise ResourceError where it cannot be written."""
+    with whole_file(path, error=ResourceError, mend="give --out another folder") as file:
+        file.write(content)
     return path

@@ -112,8 +112,9 @@ def _cells(row: Row) -> list[str]:
 
 def anchor(row: Row) -> str:
     """A name for a row that no other row has: in links and file names."""
-    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in row["task"])
-    return f"{safe}-v{row['version']}-{row['projection']}-{row['lr_rule']}-{row['study'][:6]}"
+    parts = row["task"], f"v{row['version']}", row["projection"], row["lr_rule"], row["study"][:6]
+    # A row may come by mail: nothing of it is to name another folder, or to end an attribute.
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in "-".join(parts))
 
 
 def _section(row: Row, plot: str | None) -> str:

@@ -11,7 +11,7 @@ controller, and every value below has a 95% interval.
 OVERVIEW = """\
 ![d_int90 of every task on one logarithmic axis]({path})
 
-*Every task of the registry on one axis, easiest first.
+*Every task that has a number, as registered, easiest first.
 Filled: local threshold; open: global threshold; bar: 95% interval; grey tick: D, all parameters of
 the network.*
 """

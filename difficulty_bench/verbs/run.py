@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ..checkpoint import checkpoint_folder
 from ..engine import Engine, make_engine
@@ -135,11 +136,12 @@ def _measure(
             progress.close()
             if tracker is not None:
                 tracker.close()
-        print_rows(store, [one.task for one in prepared], as_json=arguments.json)
-    return _exit_code(complete, errors, caught, progress)
+        printed = print_rows(store, [one.task for one in prepared], as_json=arguments.json)
+    failed = any(row["n_failed"] for row in printed)
+    return _exit_code(complete, errors, caught, progress, failed=failed)
 
 
-def print_rows(store: Store, tasks: Sequence[Task], *, as_json: bool) -> None:
+def print_rows(store: Store, tasks: Sequence[Task], *, as_json: bool) -> list[dict[str, Any]]:
     """The row of every task on standard output."""
     wanted = {(study_identity(task), task.lr_rule) for task in tasks}
     measured = rows(store, {study for study, _ in wanted})
@@ -149,12 +151,21 @@ def print_rows(store: Store, tasks: Sequence[Task], *, as_json: bool) -> None:
     else:
         for row in found:
             print(row_text(row))
+    return found
 
 
 def _exit_code(
-    complete: bool, errors: Sequence[BenchError], caught: list[int], progress: Progress
+    complete: bool,
+    errors: Sequence[BenchError],
+    caught: list[int],
+    progress: Progress,
+    *,
+    failed: bool,
 ) -> int:
-    """Raise the gravest of `errors` where the run went to its end."""
+    """Raise the gravest of `errors` where the run went to its end.
+
+    `failed`: whether a trial did, in this call or an earlier one.
+    """
     errors = sorted(errors, key=lambda error: error.exit_code)
     for error in errors[:-1] if complete else errors:
         progress.warn(str(error))
@@ -167,7 +178,7 @@ def _exit_code(
         return 128 + caught[0]
     if not complete:
         return os.EX_TEMPFAIL  # 75, of sysexits.h: try again later
-    return 1 if progress.failed else 0
+    return 1 if failed else 0
 
 
 def command_line() -> str:
