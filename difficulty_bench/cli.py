@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     try:
         code: int = _handler(arguments.handler)(arguments)
-        sys.stdout.flush()
+        print(end="", flush=True)  # not at exit, where a full disk would be a traceback
         return code
     except BenchError as error:
         if arguments.debug:

@@ -22,14 +22,14 @@ def whole_file(
     A link is followed; what is no regular file (a pipe, a device) is written to as it is. Raise
     `error` with the `mend` for a folder, for a store, and where it cannot be written.
     """
-    target = path.resolve()
-    if target.is_dir():
+    if path.is_dir():
         raise error(f"{path}: is a folder; give the path of a file")
     try:
-        if target.exists() and not target.is_file():
-            with target.open("wb") as out:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as out:
                 yield out
             return
+        target = path.resolve()
         if _is_store(target):
             raise error(f"{path}: is a store (an SQLite file), which would be lost; {mend}")
         target.parent.mkdir(parents=True, exist_ok=True)
