@@ -99,38 +99,34 @@ def li2018_cnn(
     outputs (see the module's docstring for what batch norm costs); without, 1,005,366.
     """
     channels, height, width = _image(input_shape, "li2018_cnn", smallest=1)
-    rows, columns = (math.ceil(math.ceil(side / 4) / 2) for side in (height, width))
+    rows, columns = math.ceil(height / 4), math.ceil(width / 4)
     norm2d, norm1d = (nn.BatchNorm2d, nn.BatchNorm1d) if batch_norm else (None, None)
     network = nn.Sequential(
-        *(SamePadding(8, 4), nn.Conv2d(channels, 16, 8, stride=4)),
+        *same_conv((height, width), channels, 16, kernel=8, stride=4),
         *([norm2d(16)] if norm2d else []),
-        *(nn.ReLU(), SamePadding(4, 2), nn.Conv2d(16, 32, 4, stride=2)),
+        *(nn.ReLU(), *same_conv((rows, columns), 16, 32, kernel=4, stride=2)),
         *([norm2d(32)] if norm2d else []),
-        *(nn.ReLU(), nn.Flatten(), nn.Linear(32 * rows * columns, 256)),
+        *(nn.ReLU(), nn.Flatten(), nn.Linear(32 * math.ceil(rows / 2) * math.ceil(columns / 2), 256)),
         *([norm1d(256)] if norm1d else []),
         *(nn.ReLU(), nn.Linear(256, output_size)),
     )
     return initialise(network, init)
 
 
-class SamePadding(nn.Module):
-    """Zeros around (B, C, H, W) so that a strided convolution gives ceil(side / stride).
+def same_conv(
+    sides: tuple[int, int], channels: int, filters: int, *, kernel: int, stride: int
+) -> list[nn.Module]:
+    """Layers for images of `sides` (H, W), padded so that each side gives ceil(side / stride).
 
     An odd number of zeros puts the larger half below and to the right, as TensorFlow does;
-    torch's own `padding="same"` refuses strides.
+    torch's own `padding="same"` refuses strides. The convolution itself pads what is even: a
+    padded copy of 256 frames costs as much as the convolution.
     """
-
-    def __init__(self, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.kernel, self.stride = kernel, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        pads: list[int] = []
-        for side in (x.shape[3], x.shape[2]):  # nn.functional.pad starts at the last axis
-            outputs = math.ceil(side / self.stride)
-            total = max((outputs - 1) * self.stride + self.kernel - side, 0)
-            pads += [total // 2, total - total // 2]
-        return nn.functional.pad(x, pads)
+    totals = [max((math.ceil(s / stride) - 1) * stride + kernel - s, 0) for s in sides]
+    below, right = (total % 2 for total in totals)
+    padding = (totals[0] // 2, totals[1] // 2)
+    convolution = nn.Conv2d(channels, filters, kernel, stride=stride, padding=padding)
+    return [*([nn.ZeroPad2d((0, right, 0, below))] if below or right else []), convolution]
 
 
 def initialise(network: nn.Module, init: Init) -> nn.Module:

@@ -61,7 +61,10 @@ class Problem(ABC):
 
     def prepare(self, x: Tensor) -> Tensor:
         """Rows as stored or observed -> float32 rows as the network takes them."""
-        return x.to(torch.float32, copy=True).mul_(self.scale) if self.scale != 1.0 else x.float()
+        if self.scale == 1.0:
+            return x.float()
+        # in place only in a copy of our own
+        return x * self.scale if x.dtype == torch.float32 else x.float().mul_(self.scale)
 
     @abstractmethod
     def missing(self) -> str | None:

@@ -110,16 +110,22 @@ def test_the_output_is_linear_and_hidden_units_are_not() -> None:
     assert not torch.allclose(deep(-x), -deep(x))
 
 
-@pytest.mark.parametrize(("side", "kernel", "stride"), [(84, 8, 4), (21, 4, 2), (7, 3, 3)])
-def test_same_padding_gives_ceil_of_side_over_stride(side: int, kernel: int, stride: int) -> None:
-    x = torch.ones(1, 1, side, side + 1)
-    padded = networks.SamePadding(kernel, stride)(x)
-    assert padded.sum() == x.sum()
-    outputs = nn.functional.conv2d(padded, torch.ones(1, 1, kernel, kernel), stride=stride)
-    assert outputs.shape[2:] == (math.ceil(side / stride), math.ceil((side + 1) / stride))
+@pytest.mark.parametrize("kernel,stride", [(8, 4), (4, 2), (3, 3), (2, 3)])
+@pytest.mark.parametrize("sides", [(84, 84), (21, 21), (7, 8), (22, 23)])
+def test_same_conv_pads_as_tensorflow_does(sides: tuple[int, int], kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *sides)
+    layers = networks.same_conv(sides, 3, 5, kernel=kernel, stride=stride)
+    outputs = nn.Sequential(*layers)(x)
+    assert outputs.shape[2:] == tuple(math.ceil(side / stride) for side in sides)
 
-
-def test_an_odd_padding_puts_more_after_than_before() -> None:
-    padded = networks.SamePadding(4, 2)(torch.ones(1, 1, 21, 21))  # 3 zeros: 1 before, 2 after
-    assert padded.shape[2:] == (24, 24)
-    assert padded[0, 0, 1:22, 1:22].all()
+    pads: list[int] = []
+    for side, count in zip(reversed(sides), reversed(outputs.shape[2:]), strict=True):
+        total = max((count - 1) * stride + kernel - side, 0)
+        pads += [total // 2, total - total // 2]  # an odd one more after than before
+    convolution = layers[-1]
+    assert isinstance(convolution, nn.Conv2d)
+    expected = nn.functional.conv2d(
+        nn.functional.pad(x, pads), convolution.weight, convolution.bias, stride=stride
+    )
+    torch.testing.assert_close(outputs, expected)
