@@ -106,7 +106,11 @@ def li2018_cnn(
         *([norm2d(16)] if norm2d else []),
         *(nn.ReLU(), *same_conv((rows, columns), 16, 32, kernel=4, stride=2)),
         *([norm2d(32)] if norm2d else []),
-        *(nn.ReLU(), nn.Flatten(), nn.Linear(32 * math.ceil(rows / 2) * math.ceil(columns / 2), 256)),
+        *(
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * math.ceil(rows / 2) * math.ceil(columns / 2), 256),
+        ),
         *([norm1d(256)] if norm1d else []),
         *(nn.ReLU(), nn.Linear(256, output_size)),
     )

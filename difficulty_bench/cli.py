@@ -123,7 +123,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def add(name: str, handler: str, text: str) -> argparse.ArgumentParser:
-        verb = sub.add_parser(name, help=text, description=text, parents=[common])
+        # no abbreviations: `--task` would be read as `--tasks` where a verb has no `--task`
+        verb = sub.add_parser(
+            name, help=text, description=text, parents=[common], allow_abbrev=False
+        )
         verb.set_defaults(handler=handler)
         return verb
 

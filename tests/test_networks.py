@@ -110,9 +110,11 @@ def test_the_output_is_linear_and_hidden_units_are_not() -> None:
     assert not torch.allclose(deep(-x), -deep(x))
 
 
-@pytest.mark.parametrize("kernel,stride", [(8, 4), (4, 2), (3, 3), (2, 3)])
+@pytest.mark.parametrize(("kernel", "stride"), [(8, 4), (4, 2), (3, 3), (2, 3)])
 @pytest.mark.parametrize("sides", [(84, 84), (21, 21), (7, 8), (22, 23)])
-def test_same_conv_pads_as_tensorflow_does(sides: tuple[int, int], kernel: int, stride: int) -> None:
+def test_same_conv_pads_as_tensorflow_does(
+    sides: tuple[int, int], kernel: int, stride: int
+) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, *sides)
     layers = networks.same_conv(sides, 3, 5, kernel=kernel, stride=stride)

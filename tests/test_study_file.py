@@ -162,9 +162,15 @@ def test_status_tells_of_trials_under_way(
         recorded.fill(store, OF, [DONE])
     assert main(["status", "--store", str(path)]) == 0
     said = capsys.readouterr().out
-    assert "  under way: trial d=100 seed 1, step 1,234\n" in said
-    assert "  under way: baseline native seed 2, step 5; nothing saved to go on" in said
+    assert "  under way: trial d=100 seed 1, step 1,234 after 1 s, loss 0.5\n" in said
+    assert "  under way: baseline native seed 2, step 5 after 1 s, loss 0.5; nothing saved" in said
     assert said.count("under way") == 2
+
+
+def test_no_option_is_read_as_another(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["status", "--task", "pong"])  # status takes --tasks, a file
+    assert "unrecognized arguments: --task pong" in capsys.readouterr().err
 
 
 class Evil:

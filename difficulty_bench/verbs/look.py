@@ -94,14 +94,16 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def _under_way(store: Store) -> dict[str, list[str]]:
-    """By study, the trials without an end that have a checkpoint, and how far they are."""
+    """By study, the trials without an end that have a checkpoint: how far, how long, how good."""
     found: dict[str, list[str]] = defaultdict(list)
     for _, one in checkpoints(checkpoint_folder(store.path)):
         if one.study and one.request and one.identity and not store.find(one.identity):
             again = (
                 "" if one.state is not None else "; nothing saved to go on from, so it starts again"
             )
-            found[one.study].append(f"{describe(one.request)}, step {one.steps:,}{again}")
+            values = [f", {n} {v:.4g}" for step, n, v in one.curve if step == one.curve[-1][0]]
+            far = f"step {one.steps:,} after {one.elapsed_s:.0f} s{''.join(values)}"
+            found[one.study].append(f"{describe(one.request)}, {far}{again}")
     return found
 
 
