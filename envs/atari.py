@@ -1,7 +1,7 @@
 """Atari games with every choice of the protocol explicit.
 
 Pixels come from ale-py's own vectorised environment (C++ threads, preprocessing inside), RAM
-from one emulator per environment. A network sees pixels as numbers from 0 to 1 and bytes of RAM
+from one emulator per environment. A network sees pixels less their background and bytes of RAM
 whitened: most never vary, each has a range of its own, and those of one frame are nearly those
 of the frame before. The defaults are those of
 `ALE/<Game>-v5` (frame skip 4, sticky actions 0.25, minimal actions) with the usual preprocessing
@@ -30,7 +30,7 @@ from difficulty_bench.errors import UsageError
 
 from .episodes import Episodes
 from .evaluation import GymnasiumProblem
-from .standardise import Whitener
+from .standardise import Background, Whitener
 
 SCREENS_PER_S = 60  # of an NTSC console
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -58,7 +58,11 @@ class Protocol:
 
     def describe(self, num_actions: int) -> str:
         pixels = f"{self.image_size}x{self.image_size} grey, maximum of the last 2 frames"
-        view = pixels if self.obs == "pixels" else "128 bytes of RAM, whitened"
+        view = (
+            f"{pixels}, less the background"
+            if self.obs == "pixels"
+            else "128 bytes of RAM, whitened"
+        )
         fire = ", FIRE" if self.fire_reset else ""
         clip = "clipped to [-1, 1]" if self.clip_rewards else "not clipped"
         return (
@@ -111,8 +115,6 @@ def make(
 class AtariProblem(GymnasiumProblem):
     """An Atari game under one protocol."""
 
-    scale = 1 / 255
-
     def __init__(
         self, protocol: Protocol, game: str, eval_episodes: int, ceiling: float | None
     ) -> None:
@@ -134,8 +136,12 @@ class AtariProblem(GymnasiumProblem):
     def whitener(self) -> Whitener:
         return Whitener(lambda: self._ram_env(None), smallest=1.0)  # a byte's smallest change
 
+    @cached_property
+    def background(self) -> Background:
+        return Background(lambda: self._pixel_envs(8))
+
     def prepare(self, x: Tensor) -> Tensor:
-        return self.whitener(x) if self.rules.obs == "ram" else super().prepare(x)
+        return self.whitener(x) if self.rules.obs == "ram" else self.background(x)
 
     def env_seed(self, seed: int) -> int:
         return seed % 2**30  # the emulator takes 32-bit seeds

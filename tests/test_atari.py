@@ -170,11 +170,23 @@ def test_games_repeat_by_seed_and_differ_without(obs: Any, shape: tuple[int, ...
     assert not np.array_equal(first, other)
 
 
-def test_images_reach_the_network_as_numbers_from_0_to_1() -> None:
+def test_images_reach_the_network_without_what_never_changes() -> None:
     problem = atari.make(id="ALE/Pong-v5", image_size=42, stack=2)
     assert problem.input_shape == (2, 42, 42)
-    frames = torch.tensor([[0, 255]], dtype=torch.uint8)
-    assert torch.allclose(problem.prepare(frames), torch.tensor([[0.0, 1.0]]))
+    envs = problem.make_envs(4, seed=5)
+    images, _ = envs.reset()
+    for action in range(60):
+        images, *_ = envs.step(np.full(4, action % 6))
+    seen = problem.prepare(torch.tensor(images))
+    assert seen.dtype == torch.float32
+    steady = (images == images[:1]).all(axis=0)  # walls and background
+    assert steady.mean() > 0.8
+    assert float(seen[:, torch.tensor(steady)].abs().mean()) < 0.01
+    assert float(seen.abs().max()) > 0.2  # the ball or a paddle
+    black, white = torch.zeros(1, 2, 42, 42), torch.full((1, 2, 42, 42), 255.0)
+    assert torch.allclose(problem.prepare(white) - problem.prepare(black), torch.ones(1))
+    again = atari.make(id="ALE/Pong-v5", image_size=42, stack=2).prepare(torch.tensor(images))
+    assert torch.equal(seen, again)
 
 
 def test_bytes_reach_the_network_whitened() -> None:
