@@ -195,7 +195,7 @@ _HELD_OUT: list[tuple[str, Literal["score", "pass"], Callable[..., World], float
 ]  # fmt: skip
 
 # Ranges of the recorded curves are those of tasks.yaml. Spreads: 0.01 between seeds near the
-# crossing (METHOD.md, section 2); native training repeats more closely.
+# crossing; native training repeats more closely.
 _SHAPES: list[tuple[str, Curve, float, str]] = [
     ("steep", steep, 0.02, "logistic, a factor 1.2 from .1 to 1"),
     ("shallow", shallow, 0.01, "errors fall as d^-0.6"),

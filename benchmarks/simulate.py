@@ -364,12 +364,12 @@ def code_hash() -> str:
     """Of all that decides a row: the pure modules of the suite and these two files."""
     names = (
         "baseline", "belief", "crossing", "curve", "design", "estimate", "psychometric", "script",
-        "search", "stages",
+        "results", "search", "stages", "tuning",
     )  # fmt: skip
     package = Path(difficulty_bench.__file__).parent
-    files = [package / f"{name}.py" for name in names] + sorted(
-        Path(__file__).parent.glob("s[hi]*.py")
-    )
+    here = Path(__file__).parent
+    files = [package / f"{name}.py" for name in names]
+    files += [here / "recorded_curves.json", *sorted(here.glob("s[hi]*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .registry import Task
 
 CONFIDENCE = 0.95  # one-sided, that the baseline is above the floor
-LEAST = 3  # seeds; METHOD.md, section 2
+LEAST = 3  # seeds, for an interval with two degrees of freedom
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import torch
 from .errors import ResourceError
 from .records import trial_identity
 from .results import Request
+from .whole_file import whole_file
 
 Curve = list[tuple[int, str, float]]
 
@@ -56,23 +56,9 @@ class Checkpoint:
         }
         buffer = io.BytesIO()  # torch.save would turn a full disk into a RuntimeError
         torch.save(content, buffer)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(buffer.getbuffer(), path)
-        except OSError as error:
-            raise ResourceError(
-                f"{path}: cannot write a checkpoint: {error.strerror}; free or mend the disk, and "
-                "the same command goes on"
-            ) from None
-
-
-def _write(content: memoryview, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+        mend = "free or mend the disk, and the same command goes on"
+        with whole_file(path, error=ResourceError, mend=mend) as file:
+            file.write(buffer.getbuffer())
 
 
 def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:

@@ -113,19 +113,25 @@ def build_parser() -> argparse.ArgumentParser:
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show a traceback for an error")
-    common.add_argument(
+    stored = argparse.ArgumentParser(add_help=False)
+    stored.add_argument(
         "--store", type=Path, default=DEFAULT_STORE, metavar="PATH", help="default: %(default)s"
     )
-    common.add_argument(
+    registry = argparse.ArgumentParser(add_help=False)
+    registry.add_argument(
         "--tasks", type=Path, action="append", default=[], metavar="FILE",
         help="a registry of your own beside the suite's; repeatable",
     )  # fmt: skip
     sub = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def add(name: str, handler: str, text: str) -> argparse.ArgumentParser:
+    Reads = tuple[argparse.ArgumentParser, ...]
+
+    def add(
+        name: str, handler: str, text: str, reads: Reads = (stored, registry)
+    ) -> argparse.ArgumentParser:
         # no abbreviations: `--task` would be read as `--tasks` where a verb has no `--task`
         verb = sub.add_parser(
-            name, help=text, description=text, parents=[common], allow_abbrev=False
+            name, help=text, description=text, parents=[common, *reads], allow_abbrev=False
         )
         verb.set_defaults(handler=handler)
         return verb
@@ -133,12 +139,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("list", "look:list_tasks", "tasks: paradigm, network, D, data present?, last result")
     _add_run(add("run", "run:run", "measure: baseline, search, interval; resumes if interrupted"))
     _add_report(add("report", "exchange:report", "regenerate the difficulty tables and plots"))
-    _add_results(add("results", "exchange:results", "finished trials as JSON lines"))
+    _add_results(add("results", "exchange:results", "finished trials as JSON lines", (stored,)))
     study = add("study", "study:study", "an unfinished study and its checkpoints, to move it")
     study.add_argument("action", choices=["export", "import"])
     study.add_argument("file", type=Path, metavar="FILE")
     _add_task(study)
-    add("status", "look:status", "what has run, what is under way, what failed, what it cost")
+    add(
+        "status",
+        "look:status",
+        "what has run, what is under way, what failed, what it cost",
+        (stored,),
+    )
     show = add("show", "look:show", "a task in full, and what was measured of it")
     show.add_argument("task")
     show.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
@@ -161,20 +172,22 @@ def build_parser() -> argparse.ArgumentParser:
     sizes.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     sizes.add_argument("--json", action="store_true", help="rows as JSON on stdout")
     sizes.add_argument("--quiet", action="store_true")
-    evaluate = add("eval", "solutions:evaluate", "evaluate an exported solution afresh")
+    evaluate = add(
+        "eval", "solutions:evaluate", "evaluate an exported solution afresh", (registry,)
+    )
     evaluate.add_argument("file", type=Path, metavar="FILE")
     evaluate.add_argument("--episodes", type=positive(int), metavar="N", help="default: the task's")
-    play = add("play", "solutions:play_back", "film an exported solution as it plays")
+    play = add("play", "solutions:play_back", "film an exported solution as it plays", (registry,))
     play.add_argument("file", type=Path, metavar="FILE")
     play.add_argument("--video", type=Path, required=True, metavar="OUT", help=".mp4 or .gif")
     play.add_argument("--episodes", type=positive(int), default=1, metavar="N")
     for verb in (evaluate, play):
         verb.add_argument("--seed", type=int, default=0, help="of the episodes")
         verb.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    data = add("data", "machine:data", "fetch or verify the data sets")
+    data = add("data", "machine:data", "fetch or verify the data sets", ())
     data.add_argument("action", choices=["fetch", "verify"])
     data.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-    add("doctor", "machine:doctor", "what of this machine is usable and what is not")
+    add("doctor", "machine:doctor", "what of this machine is usable and what is not", (registry,))
     return parser
 
 

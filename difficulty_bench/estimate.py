@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Crossing", "Estimate", "Target", "estimate", "paper_rule", "targets"]
 
-LOCAL = 0.9  # the normalised score that `local` asks for (METHOD.md, section 2)
+LOCAL = 0.9  # the normalised score that `local` asks for (docs/estimate.md)
 
 
 @dataclass(frozen=True)

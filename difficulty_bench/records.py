@@ -37,7 +37,7 @@ class Reading:
 
 
 def trial_identity(study: str, request: Request) -> str:
-    """What `trial.Trial.identity` is, without importing torch."""
+    """The name of one training; all its randomness is seeded by it."""
     return content_hash({"study": study, "request": asdict(request)})
 
 

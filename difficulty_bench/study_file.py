@@ -9,9 +9,7 @@ writes no path of the file's choosing.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,7 +23,7 @@ from .checkpoint import (
     checkpoints,
     read_checkpoint,
 )
-from .errors import UsageError
+from .errors import ResourceError, UsageError
 from .exchange import Merged, Parsed, lines_of, merge, parse
 from .records import Reading
 from .result_lines import dump_line
@@ -72,11 +70,15 @@ def export_study(store: Store, study: str, file: Path) -> Exported:
     readings = [reading for reading in store.studies() if reading.study == study]
     if not readings:
         raise UsageError(f"{store.path}: nothing of this study; `bench status` lists what there is")
+    # the checkpoints first: that of a trial which ends meanwhile goes, and its result is there
+    own: list[tuple[Checkpoint, str, bytes]] = []
+    for path, one in checkpoints(checkpoint_folder(store.path)):
+        if one.study == study:
+            with suppress(FileNotFoundError):
+                own.append((one, path.name, b"" if one.state is None else path.read_bytes()))
     results = store.results(study)
-    found = checkpoints(checkpoint_folder(store.path))
     finished = {result.identity for result in results}
-    own = {p: one for p, one in found if one.study == study and one.identity not in finished}
-    saved = {path: one for path, one in own.items() if one.state is not None}
+    own = [entry for entry in own if entry[0].identity not in finished]
     lines = "".join(map(dump_line, lines_of(store, readings)))
     with whole_file(file) as out, zipfile.ZipFile(out, "w") as archive:
         archive.writestr(HEAD, json.dumps({"format": FORMAT, "study": study}))
@@ -84,10 +86,12 @@ def export_study(store: Store, study: str, file: Path) -> Exported:
         for result in results:
             if z := store.solution(result.identity):
                 archive.writestr(f"solutions/{result.identity}", z)
-        for path in saved:
-            archive.write(path, f"checkpoints/{path.name}")
-    restarting = tuple(one for path, one in own.items() if path not in saved)
-    return Exported(len(results), tuple(saved.values()), restarting)
+        for _, name, content in own:
+            if content:
+                archive.writestr(f"checkpoints/{name}", content)
+    saved = tuple(one for one, _, content in own if content)
+    restarting = tuple(one for one, _, content in own if not content)
+    return Exported(len(results), saved, restarting)
 
 
 def import_study(store: Store, file: Path) -> Imported:
@@ -125,11 +129,15 @@ def _clearing(folder: Path) -> Iterator[None]:
 def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
     """The archive, once its list of contents is what it may be."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            _check(file, archive.infolist())
-            yield archive
+        opened = zipfile.ZipFile(file)
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}; give a file of `bench study export`") from None
+    except zipfile.BadZipFile as error:
+        raise _refuse(file, f"corrupt, or no study file: {error}") from None
+    try:
+        with opened as archive:
+            _check(file, archive.infolist())
+            yield archive
     except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError) as error:
         raise _refuse(file, f"corrupt, or no study file: {error}") from None
 
@@ -179,11 +187,8 @@ def _with_solutions(file: Path, archive: zipfile.ZipFile, parsed: Parsed) -> Par
 def _fetch(file: Path, archive: zipfile.ZipFile, name: str, folder: Path, study: str) -> Path:
     """Copy a checkpoint beside its place, and check it there."""
     copy = folder / (Path(name).stem + COPY)
-    folder.mkdir(parents=True, exist_ok=True)
-    with archive.open(name) as source, copy.open("wb") as out:
-        shutil.copyfileobj(source, out)
-        out.flush()
-        os.fsync(out.fileno())
+    with whole_file(copy, error=ResourceError, mend="free or mend the disk") as out:
+        out.write(archive.read(name))
     try:
         checkpoint = read_checkpoint(copy, mapped=True)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Training in a random subspace: the one place where z becomes theta.
+"""Training in a random subspace by any torch optimiser (without gradients: `coordinates.py`).
 
     optimizer = SubspaceOptimizer(network.parameters(), d=300, seed=1, lr=1e-3)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from .environment import describe_environment
 from .errors import BenchError, ResourceError, UsageError, described, user_code
 from .outputs import stdout_to_stderr
 from .problem import Evaluation, Problem, count_parameters
+from .records import trial_identity
 from .registry import Task
 from .results import Request, State, TrialResult, describe
 from .seeds import Streams, content_hash
@@ -39,7 +40,7 @@ class Trial:
 
     @cached_property
     def identity(self) -> str:
-        return content_hash({"study": self.study, "request": asdict(self.request)})
+        return trial_identity(self.study, self.request)
 
     @cached_property
     def streams(self) -> Streams:
@@ -103,6 +104,8 @@ class Training:
         self.trial, self.runtime, self.problem = trial, runtime, problem
         network = build_network(trial.task, problem, trial.streams.theta_0)
         self.D = count_parameters(network)
+        # imports torch's compiler, which takes 1 to 15 s that are no training: before the clock
+        torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
         self.context = TrialContext(trial, self.D, runtime)
         self.network = network.to(self.context.device)
         describe_environment()  # which asks git once: now, before a commit of the next hours

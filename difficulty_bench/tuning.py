@@ -1,7 +1,7 @@
 """The three learning-rate rules, and the pilots by which `tuned` chooses its multipliers.
 
 `paper`: the task's own rate everywhere. `matched`: times sqrt(D / d), so that a subspace step is
-as long as a native one (METHOD.md, section 1). `tuned`: `matched` times a multiplier c, chosen on
+as long as a native one. `tuned`: `matched` times a multiplier c, chosen on
 the validation split once for native training and once for the subspace, over pilot values of d.
 """
 
@@ -94,7 +94,7 @@ def relevant(task: Task, D: int, outcomes: Outcomes) -> dict[Request, Outcome]:
     pilots belong.
     """
     chosen = chosen_lr(task, D, outcomes)
-    ours = set(_all_pilots(task, D))
+    ours = set(possible_pilots(task, D))
 
     def belongs(request: Request) -> bool:
         if request.role == "pilot":
@@ -120,7 +120,8 @@ def _pilot(D: int, d: int, c: float, seed: int) -> Request:
     return Request("pilot", d, seed, _rounded(c if d == 0 else c * math.sqrt(D / d)))
 
 
-def _all_pilots(task: Task, D: int) -> list[Request]:
+def possible_pilots(task: Task, D: int) -> list[Request]:
+    """All that the task's `tuning` may ask for; none under another rule."""
     if task.lr_rule != "tuned" or task.tuning is None:
         return []
     contests = _contests(task.name, task.tuning, D)

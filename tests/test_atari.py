@@ -207,6 +207,63 @@ def test_bytes_reach_the_network_whitened() -> None:
     assert torch.equal(seen, again)
 
 
+def test_the_emulator_of_ram_games_has_the_protocol_too() -> None:
+    """Their own code sets it up, beside that of the pixels."""
+    rules: dict[str, Any] = {"sticky_probability": 0.5, "frame_skip": 3, "max_frames": 99}
+    rules |= {"full_action_space": True, "noop_max": 0, "fire_reset": False, "stack": 2}
+    env = atari.make(id="ALE/Pong-v5", obs="ram", **rules)._ram_env(None)
+    emulator: Any = env.unwrapped
+    assert env.observation_space.shape == (2, 128)
+    assert env.action_space == gym.spaces.Discrete(18)
+    assert emulator.ale.getFloat("repeat_action_probability") == 0.5
+    env.reset(seed=1)
+    start = emulator.ale.getEpisodeFrameNumber()
+    truncations = [env.step(0)[3] for _ in range(33)]
+    assert truncations == [False] * 32 + [True]
+    assert emulator.ale.getEpisodeFrameNumber() - start == 99
+
+
+class Pad(gym.Env[np.ndarray, int]):
+    """Notes the actions that it is given."""
+
+    def __init__(self, *meanings: str) -> None:
+        self.meanings, self.taken = meanings, list[int]()
+
+    def get_action_meanings(self) -> tuple[str, ...]:
+        return self.meanings
+
+    def reset(self, **keys: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(**keys)
+        self.taken.clear()
+        return np.zeros(1), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.taken.append(action)
+        return np.full(1, len(self.taken)), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("meanings", "fire", "end"),
+    [
+        (("NOOP", "UP", "FIRE"), True, [2]),
+        (("NOOP", "UP", "FIRE"), False, []),
+        (("NOOP",), True, []),
+    ],
+)
+def test_an_episode_of_ram_begins_with_no_ops_and_fire(
+    meanings: tuple[str, ...], fire: bool, end: list[int]
+) -> None:
+    pad = Pad(*meanings)
+    start, begun = atari.Start(pad, 3, fire), set()
+    for seed in range(40):
+        observation, _ = start.reset(seed=seed)
+        noops = len(pad.taken) - len(end)
+        assert pad.taken == [0] * noops + end
+        assert observation == len(pad.taken)
+        begun.add(noops)
+    assert begun == {0, 1, 2, 3}
+
+
 class Still(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(torch.zeros(len(x), dtype=torch.long), 6).float()

@@ -142,5 +142,7 @@ def test_a_checkpoint_that_cannot_be_written_fails_no_trial(tmp_path: Path) -> N
     (tmp_path / "full").write_text("a file where the folder would be")
     trial = Trial(TASKS.get("tiny"), REQUESTS[2])
     runtime = Runtime(checkpoint_dir=tmp_path / "full", deadline=time.time() - 1)
-    with pytest.raises(ResourceError, match="cannot write a checkpoint: "):
+    with pytest.raises(
+        ResourceError, match=r"cannot write: .*; free or mend the disk, and the same command"
+    ):
         run_trial(trial, runtime)

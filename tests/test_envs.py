@@ -14,7 +14,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import Tensor, nn
 
 from difficulty_bench.errors import ResourceError, UsageError
-from difficulty_bench.problem import to_actions
+from difficulty_bench.problem import SupervisedProblem, to_actions
 from envs import atari, control, evaluation
 from envs.evaluation import episode_returns
 from envs.standardise import Whitener
@@ -104,6 +104,27 @@ def test_evaluation_depends_on_its_seed_alone_and_leaves_the_mode() -> None:
         scores.append(problem.evaluate(network, split="test", seed=seed, device=CPU))
         assert network.training
     assert scores[0] == scores[2] != scores[1]
+
+
+class Judged(nn.Module):
+    """Batch norm and dropout would differ in the mode of training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        return torch.zeros(len(x), 2)
+
+
+def test_a_network_is_judged_in_the_mode_of_evaluation() -> None:
+    network = Judged().train()
+    control.make(id="CartPole-v1", eval_episodes=2).evaluate(
+        network, split="test", seed=0, device=CPU
+    )
+    assert network.training
+    pair = torch.zeros(5, 3), torch.zeros(5, dtype=torch.long)
+    data = SupervisedProblem((3,), 2, lambda: {"train": pair, "test": pair, "validation": pair})
+    assert data.evaluate(network, split="test", seed=0, device=CPU).score == 1.0
+    assert network.training
 
 
 def test_a_known_controller_gets_the_known_return() -> None:

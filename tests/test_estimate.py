@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from difficulty_bench import curve, psychometric
+from difficulty_bench import belief, curve, psychometric
+from difficulty_bench.belief import PassBelief, ScoreBelief, Threshold, Trials
 from difficulty_bench.crossing import ABOVE, BELOW, UNFINISHED, locate
 from difficulty_bench.errors import StudyError
-from difficulty_bench.estimate import estimate, paper_rule
+from difficulty_bench.estimate import estimate, paper_rule, targets
 from difficulty_bench.results import Outcome, Request
 
 from .made_up import D, learner, made_up_task, play_study, power_law, results
@@ -21,6 +22,8 @@ from .made_up import D, learner, made_up_task, play_study, power_law, results
 PAPER = made_up_task(lr_rule="paper")
 PASS = made_up_task(lr_rule="paper", search={"d_min": 1, "d_max": 1000, "model": "pass"})
 NATIVE: list[float | None] = [1.0, 0.99, 1.01, 1.0, 1.0]
+
+BY_HYPOTHESIS = ("length", "power", "inverse", "beta", "beta_cov", "alpha", "spread2")
 
 # Mean accuracies recorded by Li et al. (2018) near the crossings; d = 0 is direct training.
 LENET = {
@@ -215,6 +218,29 @@ class TestInvariances:
 
 
 class TestBaselineUncertainty:
+    def test_the_local_threshold_is_as_uncertain_as_nine_tenths_of_the_mean(self):
+        """Its variance is 0.9^2 s^2 / n in units of the baseline; a global threshold has none."""
+        task = made_up_task(lr_rule="paper", floor=-21.0, threshold_global=10.0)
+        native: list[float | None] = [19.0, 20.0, 21.0, 18.0, 20.0]
+        local, global_ = targets(task, results({100: [5.0] * 4, 400: [18.0] * 4}, native))
+        unit, error2 = 19.6 + 21, np.var([19, 20, 21, 18, 20], ddof=1) / 5
+        assert local.threshold == pytest.approx(-21 + 0.9 * unit)
+        assert local.belief.threshold.value == pytest.approx(0.9)
+        assert local.belief.threshold.variance == pytest.approx(0.81 * error2 / unit**2)
+        assert local.belief.threshold.dof == 4
+        assert global_.belief.threshold == Threshold(pytest.approx(31 / unit), 0.0)
+
+    def test_two_native_trials_know_their_error(self):
+        found = estimate(PAPER, D, results({100: [0.5] * 4, 400: [0.95] * 4}, [1.0, 0.99]))
+        assert found.local.d_int90 is not None
+
+    @pytest.mark.parametrize("native", [[0.0], [-0.3, -0.1]])
+    def test_the_first_native_trials_may_lie_at_the_floor(self, native):
+        """That is no error before there are enough of them, nor a threshold."""
+        found = estimate(PAPER, D, results({100: [0.5] * 4}, native))
+        assert (found.local, found.global_, found.threshold_local) == (None, None, None)
+        assert found.baseline_mean == pytest.approx(np.mean(native))
+
     def test_it_widens_the_local_interval_only(self):
         tight = {r: o for r, o in _study().items() if r.role == "trial"}
         ends = []
@@ -231,6 +257,7 @@ class TestBaselineUncertainty:
         found = estimate(PAPER, D, results({100: [0.5] * 4, 400: [0.95] * 4}, [1.0]))
         assert found.local.censored == UNFINISHED
         assert found.baseline_sd is None
+        assert found.threshold_local == found.local.threshold == 0.9
 
     def test_later_seeds_do_not_enter_the_spread(self):
         """Stein (1945): the spread that decided on more seeds is the one that is used."""
@@ -240,6 +267,138 @@ class TestBaselineUncertainty:
         more = estimate(PAPER, D, trials | results({}, native + [1.0] * 15))
         assert more.baseline_n == 20
         assert max(more.local.factors()) < max(few.local.factors())
+
+
+RISING: dict[int, list[float | None]] = {
+    d: [y - 0.01, y, y, y + 0.01]
+    for d, y in ((25, 0.1), (50, 0.2), (100, 0.4), (200, 0.8), (400, 0.96), (800, 0.99))
+}
+
+
+class TestThresholds:
+    def test_far_apart_each_keeps_the_scores_around_it(self):
+        task = made_up_task(lr_rule="paper", threshold_global=0.3)
+        found = estimate(task, D, results(RISING, NATIVE))
+        assert 50 < found.global_.ci_low <= found.global_.ci_high <= 100
+        assert 200 < found.local.ci_low <= found.local.ci_high <= 400
+
+    def test_the_task_chooses_the_likelihood(self):
+        outcomes = results(RISING, NATIVE)
+        assert all(isinstance(t.belief, ScoreBelief) for t in targets(PAPER, outcomes))
+        assert all(isinstance(t.belief, PassBelief) for t in targets(PASS, outcomes))
+
+    def test_width_is_the_factor_from_one_spread_below_to_one_above(self):
+        """A line of slope 0.2 in log d and a spread of 0.02: exp(2 * 0.994 * 0.02 / 0.2)."""
+        noise = (
+            0.02 * np.array([-1.2, -0.4, 0.0, 0.4, 1.2]) / np.std([-1.2, -0.4, 0, 0.4, 1.2], ddof=1)
+        )
+        scores = {d: list(0.8 + 0.2 * np.log(d / 300) + noise) for d in (100, 200, 400, 800, 1600)}
+        found = estimate(PAPER, D, results(scores, NATIVE))
+        assert found.global_.width == pytest.approx(math.exp(0.1988), rel=0.05)
+        never = estimate(PAPER, D, results({100: [0.2] * 3, 40_000: [0.3] * 3}, NATIVE))
+        assert never.local.width is None
+
+
+class TestBelief:
+    D_RISING = (50, 50, 100, 100, 200, 200, 400, 400)
+    RISING = (0.5, 0.52, 0.7, 0.71, 0.8, 0.83, 0.9, 0.91)
+
+    def test_an_uncertain_threshold_is_nine_equally_likely_ones(self):
+        nodes = Threshold(0.9, 0.02**2, 3).nodes()
+        shares = stats.t.cdf((np.sort(nodes) - 0.9) / 0.02, 3)
+        np.testing.assert_allclose(shares, (np.arange(9) + 0.5) / 9)
+        assert Threshold(0.9).nodes().tolist() == [0.9]
+
+    def test_each_of_them_has_its_own_trials_solved(self):
+        trials = Trials.of([(10, 0.2), (20, 0.89), (20, 0.9), (20, 0.95), (40, 1.0)])
+        found = belief._pass_belief(trials, Threshold(0.9, 0.02**2, 3), 1, 100)
+        nodes = Threshold(0.9, 0.02**2, 3).nodes()
+        shares = [
+            np.mean(nodes <= 0.89),
+            np.mean((nodes > 0.89) & (nodes <= 0.9)),
+            np.mean(nodes > 0.9),
+        ]
+        assert sorted(found.weights) == pytest.approx(sorted(shares))
+        few, some = (psychometric.fit((10, 20, 40), (0, k, 1), (1, 3, 1), 1, 100) for k in (1, 3))
+        x = np.array([20])
+        assert few.above(np.log(x))[0] < found.above(x)[0] < some.above(np.log(x))[0]
+
+    def test_trials_come_in_one_order(self):
+        pairs = [(10, 0.3), (10, None), (10, 0.0), (5, None), (10, -0.2)]
+        trials = Trials.of(pairs)
+        assert trials == Trials.of(pairs[::-1])
+        assert (trials.d, trials.y) == ((5, 10, 10, 10, 10), (None, -0.2, 0.0, 0.3, None))
+
+    @pytest.mark.parametrize(
+        ("scores", "kind"),
+        [
+            ({100: [0.2, 0.3, 0.25], 200: [0.95, 0.96]}, ScoreBelief),
+            ({100: [0.2, 0.3], 200: [0.95, 0.96]}, PassBelief),  # four scores
+            ({50: [None], 100: [0.2, 0.3], 200: [0.95, 0.96]}, PassBelief),  # no fifth
+            ({100: [0.2, 0.3, 0.25, 0.95, 0.96]}, PassBelief),  # at one d
+            ({50: [None] * 9, 100: [0.2, 0.3, 0.25], 200: [0.95, 0.96]}, ScoreBelief),  # far below
+            ({50: [0.2], 100: [0.95, None], 200: [0.97] * 8}, ScoreBelief),  # 10% failed
+            ({50: [0.2], 100: [0.95, None, None], 200: [0.97] * 8}, PassBelief),
+        ],
+    )
+    def test_scores_are_read_where_they_say_more_than_bits(self, scores, kind):
+        local, _ = targets(PAPER, results(scores, NATIVE))
+        assert type(local.belief) is kind
+
+    def test_what_is_far_from_every_threshold_counts_as_near(self):
+        """0.8 - 0.3 and 0.9 + 0.3: what the curve does at the floor says nothing."""
+        rising = {100: [0.55, 0.6], 200: [0.75, 0.78], 400: [0.93, 0.95], 800: [1.1, 1.15]}
+        ends = [{50: [low] * 2, 1600: [high] * 2} for low, high in ((0.5, 1.2), (-3.0, 9.0))]
+        near, far = (estimate(PAPER, D, results(rising | end, NATIVE)) for end in ends)
+        assert near == far
+
+    def test_width_is_unknown_where_the_curve_ends_within_a_spread(self):
+        fitted = curve.fit(self.D_RISING, self.RISING)
+        inside = ScoreBelief(fitted, Threshold(0.75)).width(50, 400)
+        assert inside is not None
+        assert inside > 1
+        assert (
+            ScoreBelief(fitted, Threshold(float(fitted.mean(np.log([50.0]))[0]))).width(50, 400)
+            is None
+        )
+        assert (
+            ScoreBelief(fitted, Threshold(float(fitted.mean(np.log([400.0]))[0]))).width(50, 400)
+            is None
+        )
+
+    def test_a_lapse_counts_as_the_lowest_that_the_others_allow(self):
+        rest = curve.fit(self.D_RISING, self.RISING)
+        for d in (400, 800):
+            seen = belief._with_lapses_drawn_in((*self.D_RISING, d), (*self.RISING, 0.1))
+            assert seen[:-1] == self.RISING
+            assert seen[-1] == pytest.approx(rest.lowest(np.log([float(d)]))[0])
+            assert 0.1 < seen[-1] < 0.9
+
+    @pytest.mark.parametrize(
+        ("d", "y"),
+        [
+            ((*D_RISING, 800), (*RISING, 0.82)),  # less than 0.1 below 0.91
+            ((*D_RISING, 400), (*RISING, 0.75)),  # 0.91 is at the same d, 0.83 below it
+            ((50, 50, 100, 100, 200), (0.5, 0.52, 0.7, 0.71, 0.3)),  # four others
+            ((50, 50, 50, 50, 50, 100), (0.9, 0.9, 0.91, 0.91, 0.9, 0.3)),  # others at one d
+        ],
+    )
+    def test_what_is_no_lapse_or_has_no_others_stays(self, d, y):
+        assert belief._with_lapses_drawn_in(d, y) == y
+
+    def test_a_lapse_is_never_made_worse(self):
+        y = (0.2, 0.8, 0.5, 0.9, 0.3, 0.95, 0.6, 1.0, 0.85)  # the others allow less
+        assert belief._with_lapses_drawn_in((*self.D_RISING, 800), y)[-1] == 0.85
+
+    def test_one_bad_seed_among_good_neighbours_is_no_dip(self):
+        scores = {
+            50: [0.3], 100: [0.6, 0.62], 200: [0.86, 0.84], 300: [0.94, 0.93], 400: [0.95, 0.96],
+            650: [0.97, 0.98], 800: [0.98, 0.99]
+        }  # fmt: skip
+        sound = estimate(PAPER, D, results(scores, NATIVE)).local
+        lapsed = estimate(PAPER, D, results(scores | {500: [0.2]}, NATIVE)).local
+        assert sound.ci_low <= lapsed.d_int90 <= sound.ci_high
+        assert lapsed.ci_high < 400
 
 
 class TestCurve:
@@ -263,6 +422,59 @@ class TestCurve:
         located, scale2 = fitted.moments(x)
         np.testing.assert_allclose(located[h], mean, rtol=1e-3)
         np.testing.assert_allclose(scale2[h] / fitted.spread2[h], cov, rtol=1e-2)
+
+    def test_covariance_is_that_of_the_moments_within_and_between_hypotheses(self):
+        d = (20, 50, 50, 90, 200, 200, 400, 900)
+        y = tuple(0.2 * np.log(d) - 0.3 + 0.02 * np.random.default_rng(0).standard_normal(8))
+        fitted, x = curve.fit(d, y), np.log(np.array([30.0, 70.0, 75.0, 600.0]))
+        covariance = fitted.covariance(x)
+        np.testing.assert_allclose(covariance, covariance.T, atol=1e-12)
+        assert (np.linalg.eigvalsh(covariance) > 0).all()
+        location, scale2 = fitted.moments(x)
+        between = fitted.weight @ (location - fitted.weight @ location) ** 2
+        np.testing.assert_allclose(np.diag(covariance), fitted.weight @ scale2 + between)
+        np.testing.assert_allclose(fitted.mean(x), fitted.weight @ location)
+
+        one = replace(
+            fitted, **{k: getattr(fitted, k)[:1] for k in BY_HYPOTHESIS}, weight=np.ones(1)
+        )
+        data, centre = np.log(np.array(d)), fitted.x.mean()
+
+        def prior(a, b):
+            line = 1e5 * (1.0 + (a[:, None] - centre) * (b - centre))
+            return line + one.power[0] * curve.matern(a[:, None] - b, one.length)[0]
+
+        solve = np.linalg.inv(prior(data, data) + np.eye(8))
+        expected = prior(x, x) - prior(x, data) @ solve @ prior(data, x)
+        np.testing.assert_allclose(
+            one.covariance(x) / one.spread2[0], expected, rtol=1e-2, atol=1e-3
+        )
+
+    def test_an_uncertain_threshold_counts_as_welch_has_it(self):
+        d, y = (50, 50, 100, 100, 200, 200, 400, 400), (0.5, 0.52, 0.7, 0.71, 0.8, 0.83, 0.9, 0.91)
+        fitted, x = curve.fit(d, y), np.log(np.array([120.0, 250.0]))
+        location, scale2 = fitted.moments(x)
+        s2, dof = 0.02**2, 3
+        nu = (scale2 + s2) ** 2 / (scale2**2 / fitted.dof + s2**2 / dof)
+        expected = fitted.weight @ stats.t.cdf((location - 0.8) / np.sqrt(scale2 + s2), nu)
+        np.testing.assert_allclose(fitted.above(x, 0.8, s2, dof), expected)
+
+    def test_the_lowest_that_the_others_allow_is_three_predictive_spreads_below(self):
+        d, y = (50, 50, 100, 100, 200, 200, 400, 400), (0.5, 0.52, 0.7, 0.71, 0.8, 0.83, 0.9, 0.91)
+        fitted, x = curve.fit(d, y), np.log(np.array([120.0, 2000.0]))
+        location, scale2 = fitted.moments(x)
+        mean = fitted.weight @ location
+        predictive = fitted.weight @ (scale2 + fitted.spread2[:, None] + (location - mean) ** 2)
+        np.testing.assert_allclose(fitted.lowest(x), mean - 3 * np.sqrt(predictive))
+
+    def test_matern_is_that_of_the_textbook(self):
+        """With smoothness 5/2 (Rasmussen & Williams 2006, 4.17), by distance and length."""
+        distance = np.array([0.0, 0.1, 0.5, 2.0])
+        for length, row in zip(
+            (0.4, 0.1), curve.matern(distance, np.array([0.4, 0.1])), strict=True
+        ):
+            kernel = 5**0.5 * distance / length
+            np.testing.assert_allclose(row, (1 + kernel + kernel**2 / 3) * np.exp(-kernel))
 
     def test_outliers_are_drawn_in(self):
         d = tuple([50] * 4 + [100] * 6 + [200] * 6 + [400] * 4)

@@ -189,6 +189,21 @@ def test_a_classifier_plays_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert said.count("\n") == 2
 
 
+def test_a_problem_that_breaks_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(solution("digits", 4, tmp_path / "s.json"))
+
+    def broken(*_: Any, **keys: Any) -> Any:
+        raise KeyError("label")
+
+    monkeypatch.setattr(SupervisedProblem, "evaluate", broken)
+    assert main(["eval", file]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("bench: problem 'envs.digits:make': KeyError: 'label' (test_play.py:")
+    assert said.count("\n") == 1
+
+
 def test_eval_takes_any_number_of_episodes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from difficulty_bench.errors import ResourceError, UsageError
-from difficulty_bench.projection import NAMES, Projection, make
+from difficulty_bench.projection import NAMES, Projection, make, sparse
 from difficulty_bench.projection.fastfood import (
     Fastfood,
     hadamard,
@@ -262,6 +262,18 @@ def test_nbytes_counts_every_tensor(name: str) -> None:
 def test_sparse_density() -> None:
     A = matrix(make("sparse", 10_000, 50, seed=0))
     assert torch.equal((A != 0).sum(0), torch.full((50,), 100))  # sqrt(D) entries a column
+
+
+def test_a_large_sparse_matrix_is_multiplied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above 2^18 entries, which no other test draws."""
+    P, z, g = make("sparse", 3000, 20, seed=1), torch.randn(20), torch.randn(3000)
+    theta_0, out = torch.randn(3000), torch.empty(3000)
+    expected = P.project(z), P.project_transposed(g)
+    monkeypatch.setattr(sparse, "_CHUNK", 100)
+    torch.testing.assert_close(P.project(z), expected[0])
+    torch.testing.assert_close(P.project_transposed(g), expected[1])
+    torch.testing.assert_close(P.shift(theta_0, z, out), theta_0 + expected[0])
+    assert [len(rows) for rows, _ in P._chunks()] == [5] * 11  # type: ignore[attr-defined]
 
 
 def test_hashed_is_balanced() -> None:

@@ -10,7 +10,9 @@ import pytest
 from difficulty_bench import entry_point
 from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.problem import count_parameters
+from difficulty_bench.records import trial_identity
 from difficulty_bench.registry import Registry, Task
+from difficulty_bench.results import Request
 from difficulty_bench.seeds import Streams, content_hash
 from difficulty_bench.trial import build_network
 from difficulty_bench.yaml_lines import load_yaml, parse_scalar
@@ -247,6 +249,19 @@ def test_streams_are_distinct_within_and_between_trials() -> None:
     seeds = [seed for s in streams for seed in vars(s).values()]
     assert len(set(seeds)) == len(seeds) == 1000
     assert Streams.of(content_hash(0)) == streams[0]
+
+
+def test_identities_and_streams_are_the_same_on_every_machine_and_version() -> None:
+    """Stored results and exported solutions rest on them: a change breaks them."""
+    identity = trial_identity("0" * 64, Request("trial", 100, 3, 2.5))
+    assert identity == "0b57ecc8720e3ea10a183da3c6ab6708b99bcade4cfd79a028476a13676dbaf9"
+    assert Streams.of(identity) == Streams(
+        theta_0=2_566_827_482_265_088_914,
+        projection=5_677_172_202_922_306_055,
+        data=8_253_915_793_610_673_947,
+        agent=5_656_747_916_827_929_699,
+        evaluation=2_132_375_376_855_975_349,
+    )
 
 
 def test_marks_point_at_nested_lists(tmp_path: Path) -> None:

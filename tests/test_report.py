@@ -153,6 +153,34 @@ def test_failed_trials_are_counted_and_their_reasons_kept(table: dict[str, dict[
     assert next(p for p in found["tested"] if p["d"] == 2)["failed"] == 2
 
 
+@pytest.mark.parametrize(
+    ("task", "local", "global_"), [("control", 0.9 * 498, 475.0), ("known", 0.88, 0.9)]
+)
+def test_every_point_says_what_its_trials_scored(
+    gallery: Store, table: dict[str, dict[str, Any]], task: str, local: float, global_: float
+) -> None:
+    found = table[task]
+    assert found["threshold_local"] == pytest.approx(local, abs=0.003)
+    outcomes = gallery.outcomes(found["study"])
+    native = [o.score for r, o in outcomes.items() if r.role == "baseline" and o.score is not None]
+    assert found["baseline_sd"] == pytest.approx(np.std(native, ddof=1), rel=1e-5)
+    means, failed, solved = {}, set[int](), set[int]()
+    for point in found["tested"]:
+        d = point["d"]
+        scores = [o.score for r, o in outcomes.items() if r.d == d]
+        finished = [score for score in scores if score is not None]
+        passed = [score >= found["threshold_local"] for score in finished]
+        assert (point["n"], point["failed"]) == (len(scores), len(scores) - len(finished))
+        assert point["mean"] == pytest.approx(np.mean(finished), rel=1e-5)
+        assert point["solved"] == sum(passed)
+        assert point["solved_global"] == sum(score >= global_ for score in finished)
+        means[d] = sum(finished) / len(scores)  # a failed one has the score of the floor, 0
+        failed |= {d} if sum(passed) < len(scores) else set()
+        solved |= {d} if any(passed) else set()
+    assert (found["largest_failed_d"], found["smallest_solved_d"]) == (max(failed), min(solved))
+    assert found["paper_rule_d"] == min(d for d, mean in means.items() if mean > local)
+
+
 def with_rule(result: TrialResult, lr_scale: float, role: Any = None) -> TrialResult:
     request = replace(result.request, lr_scale=lr_scale, role=role or result.request.role)
     return replace(result, request=request, identity=trial_identity(result.study, request))
@@ -247,6 +275,10 @@ def test_what_tuning_chose_is_told() -> None:
     chosen = found["lr_multipliers"]
     assert (chosen["native"], chosen["subspace"], chosen["n_pilots"]) == (4.0, 1.0, 4)
     assert (found["n_trials"], found["baseline_mean"]) == (5, 0.98)
+    # of another grid, which is no other study
+    source.put(recorded.result(of, "pilot", 0, 0, None, lr_scale=9.0))
+    (found,) = rows(source)
+    assert (found["n_trials"], found["n_failed"], found["baseline_mean"]) == (5, 0, 0.98)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +312,7 @@ def test_the_median_counts_a_failure_as_lowest() -> None:
     assert Point(1, (0.5, None, None)).median is None
     assert Point(1, (None, 0.5)).median is None
     assert Point(1, (0.5, None, 0.7)).solved(0.6) == 1
+    assert Point(1, (0.5, None, 0.7)).solved(0.5) == 2
 
 
 def marks(figure: Figure, marker: str, colour: str = "#222222") -> int:
@@ -465,7 +498,7 @@ def test_the_page_names_what_the_registry_has_and_nobody_measured(gallery: Store
     known = pong.model_copy(update={"name": "known"})
     left = markdown(rows(gallery), Figures(), [pong, known]).partition("## Not measured yet")[2]
     table = left.partition("##")[0]
-    assert "| pong v1 | Pong from 84 x 84 pixels with sticky actions | 6,000 local |" in table
+    assert "| pong v2 | Pong from 84 x 84 pixels with sticky actions | 6,000 local |" in table
     assert "known" not in table
     assert "Not measured yet" not in markdown(rows(gallery), Figures(), [known])
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,17 @@ from stable_baselines3 import DQN, PPO
 from torch import Tensor, nn
 
 from agents import sb3, sb3_networks
-from agents.sb3_training import derive, reseed, schedule
+from agents.sb3_training import (
+    derive,
+    environments,
+    episodic_returns,
+    isolated,
+    load,
+    reseed,
+    save,
+    schedule,
+    train,
+)
 from agents.sb3_vec_env import GymnasiumVecEnv
 from difficulty_bench.checkpoint import read_checkpoint
 from difficulty_bench.context import Interrupted, TrialContext
@@ -223,6 +235,52 @@ def test_a_trial_repeats_whatever_ran_before_and_leaves_no_trace(agent: Keys) ->
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])
     assert before[2] == random.getstate()
+
+
+def test_a_resumption_meets_new_episodes_and_draws_the_same_critic() -> None:
+    setting = Setting(PPO_KEYS)
+    seen = []
+    for steps in (0, 64, 64):
+        with environments(setting.problem, setting.context, 2, steps) as envs:
+            seen.append((envs.reset(), torch.rand(3)))
+    (first, critic), (other, same), (again, _) = seen
+    assert not np.isin(first, other).any()
+    assert np.array_equal(other, again)
+    assert torch.equal(critic, same)
+
+
+def test_a_resumption_draws_other_numbers_than_the_beginning() -> None:
+    setting = Setting(PPO_KEYS)
+    drawn = []
+    for steps in (0, 640, 640):
+        actions = gym.spaces.Discrete(1000)
+        model: Any = SimpleNamespace(
+            num_timesteps=steps, action_space=actions, set_logger=id, learn=lambda *_, **__: None
+        )
+        with isolated(torch.device("cpu")):
+            train(model, setting.context, total_timesteps=640, interval=1, state=None)
+            own = [int(actions.sample()) for _ in range(5)]
+            drawn.append((own, torch.rand(1).item(), np.random.rand(), random.random()))
+    assert drawn[1] == drawn[2]
+    assert not any(a == b for a, b in zip(drawn[0], drawn[1], strict=True))
+
+
+def test_what_is_saved_is_what_is_loaded() -> None:
+    def fresh() -> PPO:
+        envs = GymnasiumVecEnv(make_task(PPO_KEYS).problem().make_envs(2, 0))
+        return PPO("MlpPolicy", envs, n_steps=32, batch_size=64, n_epochs=3)
+
+    with isolated(torch.device("cpu")):
+        model, again = fresh(), fresh()
+        model.learn(128)
+        load(again, save(model))
+    assert (again.num_timesteps, again._n_updates) == (128, 6)
+    assert episodic_returns(again) == episodic_returns(model) != []
+    assert again.ep_info_buffer is not None
+    assert again.ep_info_buffer.maxlen == 100
+    torch.testing.assert_close(again.policy.state_dict(), model.policy.state_dict())
+    moments = (m.policy.optimizer.state_dict()["state"] for m in (again, model))
+    torch.testing.assert_close(*moments)
 
 
 # Resumption

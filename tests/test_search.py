@@ -5,6 +5,8 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difficulty_bench import curve, psychometric
+from difficulty_bench.belief import PassBelief
 from difficulty_bench.crossing import ABOVE, BELOW
-from difficulty_bench.design import NATIVE, choose, crossing_mass, relative_cost
+from difficulty_bench.design import (
+    NATIVE,
+    PassProspect,
+    ScoreProspect,
+    choose,
+    crossing_mass,
+    relative_cost,
+)
 from difficulty_bench.errors import StudyError, UsageError
 from difficulty_bench.estimate import estimate
 from difficulty_bench.results import Outcome, Request
@@ -262,6 +272,33 @@ class TestLearningRates:
 
         assert chosen_lr(TUNED, D, run_study(TUNED, learn, max_trials=18)).subspace == 4.0
 
+    def test_of_equally_good_multipliers_the_smaller_is_taken(self):
+        chosen = chosen_lr(TUNED, D, run_study(TUNED, lambda r: Outcome(0.5), max_trials=18))
+        assert (chosen.native, chosen.subspace) == (1.0, 1.0)
+
+    def test_each_kind_has_an_edge_of_its_own(self):
+        chosen = chosen_lr(TUNED, D, run_study(TUNED, tuned_learner(4.0, 64.0), max_trials=18))
+        assert (chosen.native_at_edge, chosen.subspace_at_edge) == (False, True)
+
+    def test_the_better_half_goes_on_and_two_until_the_last_seed(self):
+        tuning = {"grid": (1.0, 2.0, 4.0, 8.0, 16.0), "d": (100,), "seeds": 4}
+        task = made_up_task(lr_rule="tuned", tuning=tuning)
+        outcomes = play_study(task, tuned_learner(4.0, 4.0), grid=[100], seeds=1)
+        seeds = Counter(r.seed for r in outcomes if r.role == "pilot" and r.d)
+        assert seeds == {0: 5, 1: 3, 2: 2, 3: 2}
+
+    def test_pilots_of_another_grid_are_left_out(self):
+        outcomes = play_study(TUNED, tuned_learner(4.0, 16.0))
+        foreign = {
+            Request("pilot", 0, 0, 7.5): Outcome(9.0, 9.0),
+            Request("pilot", 100, 7, 4.0): Outcome(9.0, 9.0),
+        }
+        assert estimate(TUNED, D, outcomes | foreign) == estimate(TUNED, D, outcomes)
+
+    def test_pilots_that_all_fail_in_the_subspace_are_an_error(self):
+        with pytest.raises(StudyError, match="all 12 subspace pilots failed"):
+            play_study(TUNED, lambda r: Outcome(None) if r.d else Outcome(1.0))
+
     def test_all_failed_is_an_error(self):
         with pytest.raises(StudyError, match="native pilots failed"):
             play_study(TUNED, lambda request: Outcome(None))
@@ -289,7 +326,83 @@ class TestDesign:
         assert choose([Flat()], d, cost, 1) == [10]
         assert relative_cost("hashed", d).tolist() == [1.0] * 3
 
+    def test_costs_are_those_of_the_page(self):
+        """docs/estimate.md: 1 + d / 58 for stored or drawn matrices, 1 + d / 4300 for sparse."""
+        d = np.array([58, 4300])
+        for name in ("dense", "gaussian", "rademacher"):
+            assert relative_cost(name, d).tolist() == pytest.approx([2, 1 + 4300 / 58])
+        assert relative_cost("sparse", d).tolist() == pytest.approx([1 + 58 / 4300, 2])
+
+    def test_a_batch_is_chosen_greedily_and_native_seeds_are_candidates(self):
+        class Halving:
+            left = np.array([1.0, 3.0, 2.0])  # d = 10, d = 100, native
+
+            def gain(self):
+                return self.left
+
+            def add(self, index):
+                self.left = np.where(np.arange(3) == index, self.left / 2, self.left)
+
+        cost = np.array([1.0, 2.0, 1.0])
+        one, other = Halving(), Halving()
+        assert choose([one, other], np.array([10, 100]), cost, 4) == [NATIVE, 100, 10, NATIVE]
+        assert one.left.tolist() == other.left.tolist() == [0.5, 1.5, 0.5]
+
+    def test_the_gain_of_a_score_is_the_information_about_the_crossing(self):
+        """1/2 log of the variance of score - threshold where it crosses, before and after."""
+        belief: Any = SimpleNamespace(
+            curve=SimpleNamespace(
+                covariance=lambda x: np.array([[0.04, 0.02], [0.02, 0.09]]), spread=0.1
+            ),
+            above=lambda d: np.array([1.0, 1.0]),  # surely at the first candidate
+            threshold=SimpleNamespace(variance=0.01),
+        )
+        found = ScoreProspect(belief, np.array([10, 20]), 4)
+
+        def nats(before: float, *after: float) -> list[float]:
+            return [0.5 * float(np.log(before / x)) for x in after]
+
+        afterwards = (0.05 - 0.04**2 / 0.05, 0.05 - 0.02**2 / 0.1, 0.04 + 0.01 * 4 / 5)
+        np.testing.assert_allclose(found.gain(), nats(0.05, *afterwards))
+        found.add(2)  # a native seed
+        np.testing.assert_allclose(found.gain()[2], nats(0.048, 0.04 + 0.01 * 4 / 6)[0])
+        found.add(0)
+        np.testing.assert_allclose(found.cov[0], [0.008, 0.02 - 0.04 * 0.02 / 0.05])
+        assert found.cov[1, 1] == pytest.approx(0.09 - 0.02**2 / 0.05)
+
+    def test_the_gain_of_a_bit_is_its_mutual_information_with_the_crossing(self):
+        parts = tuple(
+            psychometric.fit((10, 30, 90), k, (4, 4, 4), 1, 1000) for k in ((0, 1, 4), (0, 3, 4))
+        )
+        d = np.array([3, 25, 35, 800])
+        found = PassProspect(PassBelief(parts, (0.3, 0.7)), d, 5)
+        p, mass = parts[1].solved(np.log(d))  # of the likelier threshold
+        q = (p @ mass)[:, None]
+        told = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))) @ mass
+        np.testing.assert_allclose(found.gain()[:-1], told, atol=1e-12)
+        assert set(np.argsort(told)[2:]) == {1, 2}  # near the crossing
+        u, weight = (
+            np.concatenate([x.u for x in parts]),
+            np.repeat([0.3, 0.7], [len(x.u) for x in parts]),
+        )
+        weight = weight * np.concatenate([x.mass for x in parts])
+        total = float(weight @ (u - weight @ u) ** 2)
+        assert found.between + found.within == pytest.approx(total)
+        means = [float(x.mass @ x.u) for x in parts]
+        assert found.between == pytest.approx(0.3 * 0.7 * (means[0] - means[1]) ** 2)
+        native = -0.5 * np.log(1 - found.between / 6 / total)
+        assert found.gain()[-1] == pytest.approx(native)
+        before = found.between
+        found.add(4)  # a native seed
+        assert (found.between, found.n) == (pytest.approx(before * 5 / 6), 6)
+        found.add(1)
+        assert found.mass.sum() == pytest.approx(1.0)
+        assert found.gain()[1] < told[1]
+
     def test_crossing_mass_is_a_distribution(self):
+        at = crossing_mass(np.array([0.0, 0.0, 1.0, 1.0]))
+        assert at.tolist() == [0.0, 0.5, 0.5, 0.0]
+        assert crossing_mass(np.array([0.2, 0.2, 0.2])).tolist() == pytest.approx([0.2, 0.0, 0.8])
         mass = crossing_mass(np.array([0.1, 0.05, 0.6, 0.9]))
         assert mass.sum() == pytest.approx(1.0)
         assert (mass >= 0).all()

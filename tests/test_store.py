@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from difficulty_bench.errors import ResourceError, StudyError
-from difficulty_bench.records import trial_identity
+from difficulty_bench.records import Reading, trial_identity
 from difficulty_bench.registry import Registry
 from difficulty_bench.results import Outcome, Request, TrialResult
+from difficulty_bench.seeds import content_hash
 from difficulty_bench.sqlite_file import VERSION
 from difficulty_bench.store import Store
 
@@ -96,6 +97,12 @@ def test_another_end_of_the_same_trial_is_told_and_not_kept() -> None:
         replace(FAILED, reason=None),
         replace(TRIAL, D=50),
         replace(TRIAL, wall_s=-1.0),
+        replace(TRIAL, wall_s=float("nan")),
+        replace(TRIAL, steps=-1),
+        replace(NATIVE, D=-1),
+        recorded.result(OF, "trial", 7, -1, 0.5),
+        recorded.result(OF, "trial", 7, 0, 0.5, lr_scale=0.0),
+        recorded.result(OF, "pilot", -7, 0, 0.5),
         recorded.result(OF, "trial", 7, 0, 0.5, lr_scale=1),
         recorded.result(OF, "trial", -7, 0, 0.5),
         recorded.result(OF, "trial", 0, 0, 0.5),
@@ -109,6 +116,51 @@ def test_what_is_no_finished_trial_is_refused(wrong: TrialResult) -> None:
         with pytest.raises(ValueError, match=r"\w"):
             store.put(wrong)
         assert store.results(OF.study) == before
+
+
+def defined(**changes: object) -> Reading:
+    definition = OF.definition | changes
+    return replace(OF, definition=definition, study=content_hash(definition))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        replace(OF, D=0),
+        replace(OF, study="0" * 64),
+        defined(task="another"),
+        defined(version=2),
+        defined(projection="dense"),
+        *(defined(**{key: {"entry_point": "x:y"}}) for key in ("problem", "network", "agent")),
+        *(defined(**{key: "nowhere:make"}) for key in ("problem", "network", "agent")),
+    ],
+)
+def test_what_is_no_reading_is_refused(wrong: Reading) -> None:
+    with Store.in_memory() as store:
+        with pytest.raises(ValueError, match=r"\w"):
+            store.add_reading(wrong)
+        assert store.studies() == []
+
+
+def test_only_a_study_without_trials_is_forgotten() -> None:
+    empty = recorded.reading("empty")
+    with recorded.fill(filled(":memory:"), empty, []) as store:
+        store.forget_empty(OF.study)
+        assert len(store.studies()) == 2
+        store.forget_empty(empty.study)
+        assert store.studies() == [OF]
+        assert len(store.results(OF.study)) == 3
+        assert store.add_reading(replace(empty, D=7))  # forgotten wholly
+
+
+def test_stores_in_memory_share_nothing_and_leave_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Store.in_memory() as one, Store.in_memory() as other:
+        one.add_reading(OF)
+        assert other.studies() == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_text_that_is_not_unicode_loses_no_trial() -> None:

@@ -167,10 +167,33 @@ def test_status_tells_of_trials_under_way(
     assert said.count("under way") == 2
 
 
+def test_a_disk_that_takes_no_checkpoint_is_not_the_file_s_fault(
+    tmp_path: Path, file: Path
+) -> None:
+    target = tmp_path / "target.sqlite"
+    checkpoint_folder(target).write_text("a file where the folder would be")
+    with (
+        Store(target) as store,
+        pytest.raises(ResourceError, match=r"target\.checkpoints/") as said,
+    ):
+        import_study(store, file)
+    assert "free or mend the disk" in str(said.value)
+
+
 def test_no_option_is_read_as_another(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["status", "--task", "pong"])  # status takes --tasks, a file
-    assert "unrecognized arguments: --task pong" in capsys.readouterr().err
+    for words in (["status", "--task", "pong"], ["show", "toy", "--task", "pong"]):
+        with pytest.raises(SystemExit):
+            main(words)  # `show` takes --tasks, a file
+        assert "unrecognized arguments: --task pong" in capsys.readouterr().err
+
+
+def test_no_verb_takes_an_option_that_it_does_not_read(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["data", "verify", "--store", "x"], ["eval", "x", "--store", "x"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert "unrecognized arguments: --store x" in capsys.readouterr().err
+    assert main(["results", "import", "x.jsonl", "--task", "toy"]) == 2
+    assert "leave out --task" in capsys.readouterr().err
 
 
 class Evil:

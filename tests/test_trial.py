@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from difficulty_bench.checkpoint import Checkpoint, checkpoint_path, read_checkpoint
-from difficulty_bench.context import Interrupted, TrialContext
+from difficulty_bench.context import Interrupted, TimedOut, TrialContext
 from difficulty_bench.errors import ResourceError, UsageError
-from difficulty_bench.problem import Problem, SupervisedProblem
+from difficulty_bench.problem import Evaluation, Problem, SupervisedProblem
 from difficulty_bench.registry import Registry, Task
-from difficulty_bench.results import Request, TrialResult
+from difficulty_bench.results import Request, Role, TrialResult
 from difficulty_bench.solution import Solution
-from difficulty_bench.trial import Runtime, Trial, build_network, run_trial
+from difficulty_bench.trial import Runtime, Trial, build_network, lacks_memory, run_trial
 from tests import tiny
 
 FILE = """
@@ -72,6 +73,7 @@ network.calls = 0  # type: ignore[attr-defined]
 
 def problem(*, score: str) -> SupervisedProblem:
     scores = {"nan": float("nan"), "inf": float("inf"), "tensor": torch.tensor(0.5), "95": 95.0}
+    scores["all"] = 1.0
 
     def judge(output: Tensor, target: Tensor) -> Any:
         return scores.get(score)
@@ -150,6 +152,8 @@ def test_a_score_that_is_no_number_fails_its_trial(
 
 
 def test_a_score_above_the_ceiling_is_refused(tmp_path: Path) -> None:
+    best = run(tmp_path, 3, "problem={entry_point: 'tests.test_trial:problem', score: 'all'}")
+    assert best.score == 1.0
     with pytest.raises(UsageError, match="above the ceiling 1 "):
         run(tmp_path, 3, "problem={entry_point: 'tests.test_trial:problem', score: '95'}")
 
@@ -180,3 +184,102 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
         context.tick(np.int64(7), lambda: {}, loss=np.float32(0.5))  # type: ignore[arg-type]
     saved = read_checkpoint(checkpoint_path(tmp_path, trial.identity))
     assert (saved.steps, saved.curve) == (7, [(7, "loss", 0.5)])
+
+
+def tiny_trial(*settings: str, role: Role = "trial") -> Trial:
+    registry = Registry([Path(__file__).parent / "tiny.yaml"])
+    return Trial(registry.get("tiny", settings), Request(role, 3, 0))
+
+
+@pytest.mark.parametrize(("role", "split"), [("pilot", "validation"), ("trial", "test")])
+def test_pilots_are_judged_on_the_validation_split_and_all_others_on_the_test_split(
+    role: Role, split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def evaluate(self: Problem, network: nn.Module, **keys: Any) -> Evaluation:
+        seen.append(keys)
+        return Evaluation(0.5, 1)
+
+    monkeypatch.setattr(SupervisedProblem, "evaluate", evaluate)
+    trial = tiny_trial(role=role)
+    assert run_trial(trial, Runtime()).score == 0.5
+    (keys,) = seen
+    assert (keys["split"], keys["seed"]) == (split, trial.streams.evaluation)
+
+
+def test_a_trial_on_a_cpu_has_one_thread_whatever_there_was() -> None:
+    """The order of a sum depends on their number."""
+    torch.set_num_threads(2)
+    try:
+        run_trial(tiny_trial(), Runtime())
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_network_is_made_without_a_trace() -> None:
+    task = tiny_trial("network.batch_norm=true").task
+    before = torch.get_rng_state()
+    made, again, other = (build_network(task, task.problem(), seed) for seed in (3, 3, 4))
+    assert torch.equal(before, torch.get_rng_state())
+    assert made.training
+    assert int(made[1].num_batches_tracked) == 0  # type: ignore[index]
+    weights = [parameters_to_vector(net.parameters()) for net in (made, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("error", "machine"),
+    [
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 4 GB"), True),
+        (MemoryError(), True),
+        (RuntimeError("the size of tensor a (3) must match"), False),
+    ],
+)
+def test_a_lack_of_memory_is_known_by_its_words(error: Exception, machine: bool) -> None:
+    assert lacks_memory(error) is machine
+
+
+def test_the_time_before_a_resumption_counts(tmp_path: Path) -> None:
+    trial = tiny_trial("timeout_s=50")
+    file = checkpoint_path(tmp_path, trial.identity)
+    point = (5, "loss", 0.5)
+    Checkpoint(trial.study, trial.request, 5, 60.0, [point], {"a": 1}).write(file)
+    context = TrialContext(trial, 46, Runtime(checkpoint_dir=tmp_path))
+    assert context.elapsed_s() < 10
+    assert context.resume() == {"a": 1}
+    assert (context.steps, context.curve) == (5, [point])
+    assert 60 <= context.elapsed_s() < 70
+    with pytest.raises(TimedOut, match="over 50 s at step 6"):
+        context.tick(6)
+
+
+def test_a_trial_checkpoints_once_a_minute_and_keeps_what_it_can_resume_from(
+    tmp_path: Path,
+) -> None:
+    trial = tiny_trial()
+    file = checkpoint_path(tmp_path, trial.identity)
+    context = TrialContext(trial, 46, Runtime(checkpoint_dir=tmp_path))
+
+    def tick(steps: int, late_s: float, state: bool = True) -> None:
+        context._last_save -= late_s
+        context.tick(steps, (lambda: {"n": steps}) if state else None)
+
+    tick(1, 50)
+    assert not file.exists()
+    tick(2, 11)
+    tick(3, 50)  # anew since the last one
+    assert read_checkpoint(file).state == {"n": 2}
+    tick(4, 11)
+    tick(5, 61, state=False)
+    assert read_checkpoint(file).state == {"n": 4}
+    stopped = TrialContext(trial, 46, Runtime(checkpoint_dir=tmp_path, deadline=0.0))
+    with pytest.raises(Interrupted):
+        stopped.tick(6)  # without a state, which is no reason to lose the one that there is
+    assert read_checkpoint(file).state == {"n": 4}
+    with pytest.raises(Interrupted):
+        stopped.tick(7, lambda: {"n": 7})
+    assert read_checkpoint(file).state == {"n": 7}

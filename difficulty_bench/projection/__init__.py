@@ -21,7 +21,7 @@ __all__ = ["FAMILIES", "NAMES", "Identity", "Projection", "Stacked", "make"]
 
 
 def make(name: str, D: int, d: int, seed: int) -> Projection:
-    """Draw the P of family `name` on the CPU in float32.
+    """The P of family `name`, on the CPU in float32.
 
     Raises UsageError for an unknown name, a d outside 1..D or a negative seed.
     """

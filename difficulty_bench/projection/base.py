@@ -24,10 +24,10 @@ class Projection(ABC):
 
     - `project(z)` is P z and `project_transposed(g)` is P^T g of one and the same P:
       <P z, g> = <z, P^T g> to float rounding.
-    - P depends on (family, D, d, seed) only. It is drawn on the CPU with numpy, so that every
-      device has the same P, and differs between two d of one seed.
-    - Columns have length 1 (fastfood: in expectation where the last block is cut) and pairwise
-      cosines no larger than those of a Gaussian matrix of the same size.
+    - P depends on (family, D, d, seed) only, drawn on the CPU with numpy or a function of (seed,
+      row, column), so that every device has the same P, and differs between two d of one seed.
+    - Columns have length 1 (fastfood: in expectation where the last block is cut) and, on
+      average, pairwise cosines no larger than those of a Gaussian matrix of the same size.
     - Every column has an entry other than 0, and any 1 <= d <= D works, powers of two or not;
       other d are refused.
     - `to(device, dtype)` moves it in place and returns it; results stay equal to rounding.

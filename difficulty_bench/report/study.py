@@ -14,7 +14,7 @@ from ..registry import Reference
 from ..results import Scores, TrialResult
 from ..sizes import sizes, unscored
 from ..store import Store
-from ..tuning import ChosenLr, chosen_lr, lr_scale
+from ..tuning import ChosenLr, chosen_lr, possible_pilots, relevant
 
 PARADIGMS = ("supervised", "reinforcement", "synthetic")
 
@@ -112,26 +112,21 @@ def study_report(
     found: Estimate | None = None
     small: Mapping[int, Estimate] = {}
     lacking = 0
-    own: list[TrialResult] = []
+    everything = {result.request: result.outcome for result in results}
+    belongs = set(possible_pilots(task, D))
     try:
-        chosen = chosen_lr(task, D, {result.request: result.outcome for result in results})
-        own = [result for result in results if _belongs(reading, chosen, result)]
-        outcomes = {result.request: result.outcome for result in own}
+        chosen = chosen_lr(task, D, everything)
+        outcomes = relevant(task, D, everything)
+        belongs = set(outcomes)
         found = estimate(task, D, outcomes)
-        scores = {r.request: quantised[r.identity] for r in own if r.identity in quantised}
+        scores = {
+            result.request: quantised[result.identity]
+            for result in results
+            if result.request in belongs and result.identity in quantised
+        }
         small = sizes(task, D, outcomes, scores)
         lacking = unscored(outcomes, scores)
     except StudyError as exception:
-        own = own or [result for result in results if _belongs(reading, chosen, result)]
         error = str(exception)
+    own = [result for result in results if result.request in belongs]
     return StudyReport(reading, tuple(own), chosen, found, error, small, lacking)
-
-
-def _belongs(reading: Reading, chosen: ChosenLr | None, result: TrialResult) -> bool:
-    """Whether the reading's learning-rate rule asks for this trial."""
-    request, task = result.request, reading.task
-    if request.role == "pilot":
-        return task.lr_rule == "tuned"
-    if chosen is None:
-        return False
-    return request.lr_scale == lr_scale(task, reading.D, request.d, chosen)

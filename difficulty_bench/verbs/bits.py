@@ -75,6 +75,8 @@ def _missing(one: Prepared, store: Store, bits: Sequence[int]) -> list[tuple[Sol
 def _scores(solution: Solution, bits: Sequence[int], device: str) -> tuple[Trial, Scores, set[str]]:
     """The scores of `solution` quantised, and why some are None."""
     trial, there = solution.trial, torch.device(device)
+    if device == "cpu":
+        torch.set_num_threads(1)  # as trials are scored; sums hang on how they are shared out
     problem: Problem = trial.task.problem()
     seed = trial.streams.evaluation  # what the trial's own score was taken on
     scores: dict[int, float | None] = {}

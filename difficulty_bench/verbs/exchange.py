@@ -39,6 +39,8 @@ def results(arguments: argparse.Namespace) -> int:
             count = export(source, file, arguments.names or None)
         print(f"{file}: {count} trials")
     else:
+        if arguments.names:
+            raise UsageError("bench results import takes the whole file; leave out --task")
         with Store(arguments.store) as target:
             merged_in = import_results(target, file)
         for conflict in merged_in.conflicts:

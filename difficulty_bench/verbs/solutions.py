@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 
-from ..errors import ResourceError, UsageError
+from ..errors import ResourceError, UsageError, user_code
 from ..play import check_encoder, play, steps_per_s, video
 from ..problem import EnvironmentProblem, Problem, interval
 from ..registry import Registry
@@ -68,7 +69,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
         _acting(problem, arguments.file, "--episodes").eval_episodes = arguments.episodes
     network = solution.network().to(device)
     seed = _seed(solution, arguments.seed)
-    result = problem.evaluate(network, split="test", seed=seed, device=device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # as trials are scored; sums hang on how they are shared out
+    with _running(solution):
+        result = problem.evaluate(network, split="test", seed=seed, device=device)
     ends = interval(problem, result)
     unit = "episodes" if isinstance(problem, EnvironmentProblem) else "samples"
     found = f", 95% interval [{ends[0]:.6g}, {ends[1]:.6g}]" if ends else ""
@@ -87,7 +91,7 @@ def play_back(arguments: argparse.Namespace) -> int:
     envs = problem.rendered_envs(_seed(solution, arguments.seed))
     network = solution.network().to(device)
     try:
-        with video(out, steps_per_s(envs)) as show:
+        with video(out, steps_per_s(envs)) as show, _running(solution):
             for episode in range(1, arguments.episodes + 1):
                 total, steps = play(problem, envs, network, device, show)
                 print(f"episode {episode}: return {total:.6g}, {steps} steps")
@@ -95,6 +99,10 @@ def play_back(arguments: argparse.Namespace) -> int:
         envs.close()
     print(f"{out}: {solution.trial.task.name}, d = {solution.trial.request.d}")
     return 0
+
+
+def _running(solution: Solution) -> AbstractContextManager[None]:
+    return user_code(f"problem '{solution.trial.task.problem.entry_point}'")
 
 
 def _seed(solution: Solution, number: int) -> int:
