@@ -71,7 +71,8 @@ def measure(task: Task, sizes: list[int], device: str) -> Iterator[dict[str, Any
             if all_cores:
                 torch.set_num_threads(usable_cores())
                 stack.enter_context(patch("torch.set_num_threads"))  # a trial asks for one
-            timed(engine, task, runtime, n if "workers" in name else 1)  # processes, data, kernels
+            warm_up = 1 if name in ("alone", "threads") else n  # a group has kernels of its own
+            timed(engine, task, runtime, warm_up)  # processes, data, kernels
             seconds = timed(engine, task, runtime, n)
         alone = alone or seconds
         yield {

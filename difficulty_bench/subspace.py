@@ -215,6 +215,10 @@ class SubspaceOptimizer(Optimizer):
         self.projection.to(current.device, current.dtype)
         self._z.grad = None
         self._z.data = self._z.data.to(current)
+        if not current.is_cuda:  # elsewhere torch refuses what `_fast_options` asked for
+            for group in (*self.param_groups, *self.inner.param_groups):
+                if "capturable" in group:
+                    group["capturable"] = False
         self.inner.load_state_dict(self.inner.state_dict())  # casts moments to their parameter
         self.state = self.inner.state
         self._flat.bind(current)

@@ -24,7 +24,14 @@ from .registry import Task
 from .results import Request, State, TrialResult, describe
 from .seeds import Streams, content_hash
 
-LACK_OF_MEMORY = "out of memory", "can't allocate memory"  # torch's words on CUDA, on a CPU
+# torch's words on CUDA, on a CPU, and cuBLAS's
+LACK_OF_MEMORY = "out of memory", "can't allocate memory", "status_alloc_failed"
+# How RuntimeErrors of cuBLAS, cuDNN and Triton begin; only CUDA's own are AcceleratorErrors.
+OF_THE_DEVICE = "cuda error:", "cudnn error:", "cudnn frontend error:", "triton error [cuda]:"
+
+# torch's default rounds the operands of CUDA's convolutions to 10 bits. Here, because whatever
+# trains or judges a network imports this, in every process.
+torch.backends.cudnn.allow_tf32 = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ def build_network(task: Task, problem: Problem, seed: int) -> nn.Module:
     """
     what, shape = f"{task.name}: network '{task.network.entry_point}'", problem.input_shape
     with torch.random.fork_rng(devices=[]), user_code(f"{what} fails on inputs of shape {shape}"):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch's own also seeds every GPU
         network = task.network(shape, problem.output_size)
         if not isinstance(network, nn.Module):
             raise UsageError(f"{what} returns {type(network).__name__}; return a torch.nn.Module")
@@ -130,7 +137,7 @@ class Training:
             raise
         except Exception as error:
             self.context.check_restored(error)
-            if isinstance(error, OSError | torch.AcceleratorError) or lacks_memory(error):
+            if is_the_machines(error):
                 raise ResourceError(
                     f"{self.trial.task.name}: {describe(self.trial.request)}: {described(error)}; "
                     "this says nothing of the task; mend it, and the same command goes on"
@@ -231,6 +238,11 @@ def _near(own: Tensor, expected: Tensor) -> bool:
         return False
     gap = (own.to(expected) - expected[: len(own)]).abs().max()
     return bool(gap <= 1e-3 * (1 + expected.abs().max()))
+
+
+def is_the_machines(error: Exception) -> bool:
+    known = isinstance(error, OSError | torch.AcceleratorError) or lacks_memory(error)
+    return known or str(error).lower().startswith(OF_THE_DEVICE)
 
 
 def lacks_memory(error: Exception) -> bool:

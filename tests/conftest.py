@@ -15,8 +15,14 @@ _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 if not os.environ.get(VARIABLE) and _BESIDE.is_dir():
     os.environ[VARIABLE] = str(_BESIDE)
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before torch sees a GPU and Triton is imported, in this process and in those of the tests."""
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+
 
 torch.set_num_threads(1)  # as trials do on a CPU; more would contend in nets this small
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -191,3 +192,22 @@ def test_large_products_are_adjoint_and_repeat(name: str) -> None:
     left, right = float(up.double() @ g.double()), float(z.double() @ down.double())
     assert left == pytest.approx(right, abs=1e-4 * float(up.norm() * g.norm()))
     assert torch.cuda.max_memory_allocated() < 4 << 30
+
+
+def test_without_a_compiler_torch_does_what_kernels_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton builds a module before its first launch, on many machines without a C compiler."""
+
+    import triton
+
+    def broken() -> int:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    active = SimpleNamespace(get_current_device=broken)
+    monkeypatch.setattr(triton.runtime, "driver", SimpleNamespace(active=active))
+    kernels.usable.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="torch's code does: RuntimeError: Failed to find C"):
+            assert not kernels.usable()
+    finally:
+        kernels.usable.cache_clear()

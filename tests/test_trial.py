@@ -18,7 +18,14 @@ from difficulty_bench.problem import Evaluation, Problem, SupervisedProblem
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request, Role, TrialResult
 from difficulty_bench.solution import Solution
-from difficulty_bench.trial import Runtime, Trial, build_network, lacks_memory, run_trial
+from difficulty_bench.trial import (
+    Runtime,
+    Trial,
+    build_network,
+    is_the_machines,
+    lacks_memory,
+    run_trial,
+)
 from tests import tiny
 
 FILE = """
@@ -241,6 +248,24 @@ def test_a_network_is_made_without_a_trace() -> None:
 )
 def test_a_lack_of_memory_is_known_by_its_words(error: Exception, machine: bool) -> None:
     assert lacks_memory(error) is machine
+    assert is_the_machines(error) is machine
+
+
+@pytest.mark.parametrize(
+    ("error", "machine"),
+    [
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`"),
+            True,
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (RuntimeError("Triton Error [CUDA]: misaligned address"), True),
+        (OSError(28, "No space left on device"), True),
+        (RuntimeError("expected a CUDA error: found none"), False),
+    ],
+)
+def test_what_the_device_does_wrong_is_no_failure_to_learn(error: Exception, machine: bool) -> None:
+    assert is_the_machines(error) is machine
 
 
 def test_the_time_before_a_resumption_counts(tmp_path: Path) -> None:

@@ -5,10 +5,14 @@ No kernel uses atomics or tensor cores: results repeat exactly, and no TF32 sett
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import warnings
 
 import torch
 from torch import Tensor
+
+from ...errors import described
 
 # a * b + c in one rounding: Triton 3.10 turns it off otherwise.
 OPTIONS = {"enable_fp_fusion": True}
@@ -17,4 +21,20 @@ enabled = importlib.util.find_spec("triton") is not None
 
 def apply_to(x: Tensor) -> bool:
     """Whether products of `x` run on the kernels: float32 on CUDA, and triton is installed."""
-    return enabled and x.is_cuda and x.dtype == torch.float32
+    return enabled and x.is_cuda and x.dtype == torch.float32 and usable()
+
+
+@functools.cache
+def usable() -> bool:
+    """Whether Triton can launch here: it builds a module first, with a C compiler and libcuda."""
+    import triton
+
+    try:
+        if not triton.knobs.runtime.interpret:
+            triton.runtime.driver.active.get_current_device()
+    except Exception as error:  # RuntimeError, AssertionError or CalledProcessError
+        warnings.warn(
+            f"Triton does not run here, so torch's code does: {described(error)}", stacklevel=2
+        )
+        return False
+    return True

@@ -133,7 +133,7 @@ def project(key: int, D: int, u: Tensor, *, signs: bool) -> Tensor:
     """E u: (d,) -> (D,), for the entries E before scaling."""
     wide, programs, needed = _tiles(D, len(u), signs)
     shares, blocks = _shares(programs, needed)
-    out = u.new_empty(shares, D)
+    u, out = u.contiguous(), u.new_empty(shares, D)
     project_kernel[(programs, shares)](key, u, out, D, len(u), blocks, signs, wide, **OPTIONS)
     return out.sum(0) if shares > 1 else out[0]
 
@@ -151,7 +151,7 @@ def squared_lengths(key: int, D: int, d: int, device: torch.device) -> Tensor:
 def _transposed(key: int, d: int, g: Tensor, signs: bool, squares: bool) -> Tensor:
     wide, needed, programs = _tiles(len(g), d, signs)
     shares, blocks = _shares(programs, needed)
-    out = g.new_empty(shares, d)
+    g, out = g.contiguous(), g.new_empty(shares, d)
     transposed_kernel[(programs, shares)](
         key, g, out, len(g), d, blocks, signs, wide, squares, **OPTIONS
     )

@@ -55,7 +55,7 @@ def transform(
     The numbers are `x` padded with zeros, times `factor` (of x's shape); with `index`
     (blocks * n,) they are the signed x[index] instead. The result is cut to the length of `out`.
     """
-    length = blocks * n
+    length, x = blocks * n, x.contiguous()
     out = x.new_empty(length) if out is None else out
     levels = n.bit_length() - 1
     low = 0

@@ -69,7 +69,7 @@ def gather(
     out: Tensor | None = None,
 ) -> Tensor:
     """(base +) the signed numbers of `x` (times `factor`, of x's shape) at `index` (n,) -> (n,)."""
-    n = len(index)
+    n, x = len(index), x.contiguous()
     out = x.new_empty(n) if out is None else out
     grid = (triton.cdiv(n, _TILE),)
     has = factor is not None, base is not None
@@ -98,7 +98,7 @@ class Segments:
 
         In an order that depends on the sizes only: the result repeats exactly.
         """
-        n = len(self.starts) - 1
+        n, x = len(self.starts) - 1, x.contiguous()
         parts = triton.cdiv(self.longest, _SHARE)
         sums = x.new_empty(parts, n) if parts > 1 or out is None else out
         mean = max(1, min(len(self.index) // n, _SHARE))
