@@ -61,7 +61,9 @@ class Background:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Images (B, ...) of bytes -> float32 of the same shape, within [-1, 1]."""
-        return torch.add(self.negative.to(x.device), x, alpha=1 / 255)  # in one pass
+        if self.negative.device != x.device:  # once, not in every step
+            self.negative = self.negative.to(x.device)
+        return torch.add(self.negative, x, alpha=1 / 255)  # in one pass
 
 
 class Standardiser:
@@ -78,8 +80,9 @@ class Standardiser:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Observations (B, ...) -> float32 of the same shape, within [-LARGEST, LARGEST]."""
-        mean, sd = self.mean.to(x.device), self.sd.to(x.device)
-        return (x.float() - mean).div_(sd).clamp_(-LARGEST, LARGEST)
+        if self.mean.device != x.device:
+            self.mean, self.sd = self.mean.to(x.device), self.sd.to(x.device)
+        return (x.float() - self.mean).div_(self.sd).clamp_(-LARGEST, LARGEST)
 
 
 class Whitener:
@@ -107,8 +110,10 @@ class Whitener:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Observations (B, ...) -> float32 of the same shape, within [-LARGEST, LARGEST]."""
-        mean, varies, root = (t.to(x.device) for t in (self.mean, self.varies, self.root))
-        rows = x.flatten(1).float() - mean
+        if self.mean.device != x.device:
+            moved = (t.to(x.device) for t in (self.mean, self.varies, self.root))
+            self.mean, self.varies, self.root = moved
+        rows = x.flatten(1).float() - self.mean
         white = rows / self.smallest
-        white[:, varies] = rows[:, varies] @ root
+        white[:, self.varies] = rows[:, self.varies] @ self.root
         return white.clamp_(-LARGEST, LARGEST).view(x.shape)
