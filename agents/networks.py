@@ -99,18 +99,15 @@ def li2018_cnn(
     outputs (see the module's docstring for what batch norm costs); without, 1,005,366.
     """
     channels, height, width = _image(input_shape, "li2018_cnn", smallest=1)
-    rows, columns = math.ceil(height / 4), math.ceil(width / 4)
+    first = math.ceil(height / 4), math.ceil(width / 4)
+    rows, columns = (math.ceil(side / 2) for side in first)
     norm2d, norm1d = (nn.BatchNorm2d, nn.BatchNorm1d) if batch_norm else (None, None)
     network = nn.Sequential(
         *same_conv((height, width), channels, 16, kernel=8, stride=4),
         *([norm2d(16)] if norm2d else []),
-        *(nn.ReLU(), *same_conv((rows, columns), 16, 32, kernel=4, stride=2)),
+        *(nn.ReLU(), *same_conv(first, 16, 32, kernel=4, stride=2)),
         *([norm2d(32)] if norm2d else []),
-        *(
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(32 * math.ceil(rows / 2) * math.ceil(columns / 2), 256),
-        ),
+        *(nn.ReLU(), nn.Flatten(), nn.Linear(32 * rows * columns, 256)),
         *([norm1d(256)] if norm1d else []),
         *(nn.ReLU(), nn.Linear(256, output_size)),
     )

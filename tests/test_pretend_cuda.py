@@ -19,6 +19,7 @@ from difficulty_bench.subspace import SubspaceOptimizer
 from difficulty_bench.trial import Runtime, Trial, run_trial
 
 from .pretend_cuda import PretendCuda
+from .tiny import StopAfter
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU needs no pretending")
 
@@ -99,17 +100,6 @@ def test_trials_together_share_one_device(projection: str, monkeypatch: pytest.M
     assert [r.score for r in found] == pytest.approx([r.score for r in alone], abs=0.02)
 
 
-class Stopping:
-    """A stop request that comes with the `nth` question for it."""
-
-    def __init__(self, nth: int) -> None:
-        self.left = nth
-
-    def is_set(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
 @pytest.mark.parametrize(
     ("name", "devices"),
     [
@@ -126,7 +116,7 @@ def test_checkpoints_go_from_device_to_device(
     of, settings = CASES[name]
     trial = Trial(task(of, *settings), Request("trial", 3, 0, 2.0))
 
-    def run(device: str, stop: Stopping | None) -> Any:
+    def run(device: str, stop: StopAfter | None) -> Any:
         runtime = Runtime(device=device, checkpoint_dir=tmp_path, stop=stop)
         if device == "cpu":
             return run_trial(trial, runtime)
@@ -134,7 +124,7 @@ def test_checkpoints_go_from_device_to_device(
             return run_trial(trial, runtime)
 
     with pytest.raises(Interrupted):
-        run(devices[0], Stopping(0))
+        run(devices[0], StopAfter(0))
     assert run(devices[1], None).state == "complete"
 
 

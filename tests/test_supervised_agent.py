@@ -21,6 +21,8 @@ from difficulty_bench.results import Request
 from difficulty_bench.subspace import SubspaceOptimizer
 from difficulty_bench.trial import Runtime, Trial, run_trial
 
+from .tiny import StopAfter
+
 ROWS, SIZE = 40, 6
 CPU = torch.device("cpu")
 
@@ -228,17 +230,6 @@ def test_the_same_request_gives_the_same_bits_and_leaves_global_random_numbers_a
 
 
 # Interruption.
-
-
-class StopAfter:
-    """Lets `ticks` ticks pass and asks the trial to stop at the next."""
-
-    def __init__(self, ticks: int) -> None:
-        self.left = ticks
-
-    def is_set(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

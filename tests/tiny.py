@@ -119,3 +119,14 @@ def broken_network(input_shape: tuple[int, ...], output_size: int, *, how: str =
     if how == "frozen":
         return nn.Linear(input_shape[0], output_size).requires_grad_(False)
     return None
+
+
+class StopAfter:
+    """A stop request: lets `ticks` ticks pass and asks the trial to stop at the next."""
+
+    def __init__(self, ticks: int) -> None:
+        self.left = ticks
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left < 0
