@@ -121,7 +121,7 @@ def learn(job: Job) -> dict[str, Any]:
     runtime = Runtime(device=job.device)
     context = TrialContext(trial, count_parameters(network), runtime)
     network.to(context.device)
-    # Start-up: the numbers of whitening, and torch's compiler, which the first optimiser imports.
+    # Start-up: the ranks of bytes, and torch's compiler, which the first optimiser imports.
     problem.prepare(torch.zeros(1, *problem.input_shape))
     torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
     watch = Stopwatch(job.device)

@@ -1,9 +1,9 @@
 """Atari games with every choice of the protocol explicit.
 
 Pixels come from ale-py's own vectorised environment (C++ threads, preprocessing inside), RAM
-from one emulator per environment. A network sees pixels less their background and bytes of RAM
-whitened: most never vary, each has a range of its own, and those of one frame are nearly those
-of the frame before. The defaults are those of
+from one emulator per environment. A network sees pixels less their background, and bytes of RAM
+as ranks, with their changes in place of earlier frames: most never vary, each has a range of its
+own, and those of one frame are nearly those of the frame before. The defaults are those of
 `ALE/<Game>-v5` (frame skip 4, sticky actions 0.25, minimal actions) with the usual preprocessing
 around them. That is not Machado et al. 2018 to the letter, who use all 18 actions.
 """
@@ -30,7 +30,7 @@ from difficulty_bench.errors import UsageError
 
 from .episodes import Episodes
 from .evaluation import GymnasiumProblem
-from .standardise import Background, Whitener
+from .standardise import Background, RanksAndChanges
 
 SCREENS_PER_S = 60  # of an NTSC console
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -61,7 +61,7 @@ class Protocol:
         view = (
             f"{pixels}, less the background"
             if self.obs == "pixels"
-            else "128 bytes of RAM, whitened"
+            else "128 bytes of RAM, as ranks and changes"
         )
         fire = ", FIRE" if self.fire_reset else ""
         clip = "clipped to [-1, 1]" if self.clip_rewards else "not clipped"
@@ -133,15 +133,15 @@ class AtariProblem(GymnasiumProblem):
         self.protocol = protocol.describe(self.output_size)
 
     @cached_property
-    def whitener(self) -> Whitener:
-        return Whitener(lambda: self._ram_env(None), smallest=1.0)  # a byte's smallest change
+    def ranks_and_changes(self) -> RanksAndChanges:
+        return RanksAndChanges(lambda: self._ram_env(None))
 
     @cached_property
     def background(self) -> Background:
         return Background(lambda: self._pixel_envs(8))
 
     def prepare(self, x: Tensor) -> Tensor:
-        return self.whitener(x) if self.rules.obs == "ram" else self.background(x)
+        return self.ranks_and_changes(x) if self.rules.obs == "ram" else self.background(x)
 
     def env_seed(self, seed: int) -> int:
         return seed % 2**30  # the emulator takes 32-bit seeds

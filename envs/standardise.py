@@ -1,4 +1,4 @@
-"""Observations standardised or whitened by fixed numbers of the problem."""
+"""Observations brought to one scale by fixed numbers of the problem."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ IMAGES = 2000  # of a random policy, in a second
 SEED = 0
 SMALLEST = 1e-6
 LARGEST = 10.0  # standardised observations are clipped there, as is usual (OpenAI's baselines)
+LARGEST_CHANGE = 3.0  # in units of a byte's usual change
 
 Make = Callable[[], gym.Env[Any, Any]]
 
@@ -85,35 +86,40 @@ class Standardiser:
         return (x.float() - self.mean).div_(self.sd).clamp_(-LARGEST, LARGEST)
 
 
-class Whitener:
-    """Subtracts a random policy's mean observation, multiplies by C^(-1/2), clips.
+class RanksAndChanges:
+    """Shows stacked frames of bytes as the newest frame's ranks and the changes before it.
 
-    C is the covariance of a random policy's observations, taken over all numbers of one (those of
-    stacked frames together), so that small differences, as between two frames, count as much as
-    the frames themselves. C^(-1/2) is the symmetric root (ZCA), which does not depend on how an
-    eigenvector's sign falls out. Eigenvalues below `smallest` squared are raised to it, those of
-    numbers that never vary among them.
+    A byte of a console's memory may count, or hold a position or a code, and its range is its own:
+    its rank among what a random policy sees has the same distribution for all that vary. A byte
+    that never varied is 0, and what it may later hold falls below or above it, so nothing that a
+    better policy brings about is lost. Frames follow each other so closely that only their
+    differences tell of motion, in units of each byte's usual one: the jump of a ball to its next
+    serve would drown its flight in a standard deviation.
     """
 
-    def __init__(self, make: Make, *, smallest: float) -> None:
+    def __init__(self, make: Make) -> None:
+        """Take the numbers from what `make()` shows: frames (F, bytes), the newest last."""
         rows = random_observations(make)
-        flat = rows.reshape(len(rows), -1)
-        # Apart, because most bytes of a console never vary: three times as fast, and eigh would
-        # leave entries of 1e-40 in their place, by which a processor multiplies ten times slower.
-        varies = np.flatnonzero(np.ptp(flat, axis=0))
-        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(flat[:, varies], rowvar=False)))
-        root = vectors / np.sqrt(np.maximum(values, smallest**2)) @ vectors.T
-        self.smallest = smallest
-        self.mean = torch.as_tensor(flat.mean(axis=0), dtype=torch.float32)
-        self.varies = torch.as_tensor(varies)
-        self.root = torch.as_tensor(root, dtype=torch.float32)
+        newest = np.sort(rows[:, -1], axis=0).T
+        values = np.arange(256)
+        below = [np.searchsorted(seen, values) for seen in newest]
+        up_to = [np.searchsorted(seen, values, side="right") for seen in newest]
+        ranks = (np.array(below) + np.array(up_to)) / len(rows) - 1  # mid-ranks, in [-1, 1]
+        steps = np.abs(np.diff(rows, axis=1)).reshape(-1, rows.shape[-1])
+        usual = [np.median(seen[seen > 0]) if seen.any() else 1.0 for seen in steps.T]
+        # sqrt(3): the variance of a uniform rank is 1 then
+        self.table = torch.as_tensor(ranks.ravel() * 3**0.5, dtype=torch.float32)
+        self.start = torch.arange(0, ranks.size, 256)
+        self.usual = torch.as_tensor(np.array(usual), dtype=torch.float32)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Observations (B, ...) -> float32 of the same shape, within [-LARGEST, LARGEST]."""
-        if self.mean.device != x.device:
-            moved = (t.to(x.device) for t in (self.mean, self.varies, self.root))
-            self.mean, self.varies, self.root = moved
-        rows = x.flatten(1).float() - self.mean
-        white = rows / self.smallest
-        white[:, self.varies] = rows[:, self.varies] @ self.root
-        return white.clamp_(-LARGEST, LARGEST).view(x.shape)
+        """Frames (B, F, bytes), 0 to 255 -> float32 of the same shape, within [-3, 3].
+
+        Row 0 holds the newest frame's ranks, row i > 0 the change from frame i - 1 to frame i.
+        """
+        if self.table.device != x.device:
+            moved = (t.to(x.device) for t in (self.table, self.start, self.usual))
+            self.table, self.start, self.usual = moved
+        ranks = self.table[self.start + x[:, -1:].long()]
+        changes = x.float().diff(dim=1).div_(self.usual).clamp_(-LARGEST_CHANGE, LARGEST_CHANGE)
+        return torch.cat([ranks, changes], dim=1)

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import TransformObservation
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import Tensor, nn
 
 from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.problem import SupervisedProblem, to_actions
-from envs import atari, control, evaluation
+from envs import control, evaluation
 from envs.evaluation import episode_returns
-from envs.standardise import Whitener
+from envs.standardise import RanksAndChanges
 
 CPU = torch.device("cpu")
 
@@ -182,33 +181,36 @@ def test_standardised_observations_have_mean_0_and_sd_1_under_a_random_policy() 
     assert problem.prepare(torch.full((1, 3), 1e6)).tolist() == [[10.0] * 3]
 
 
-def test_whitening_tells_apart_what_is_nearly_the_same() -> None:
-    mixed = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0.02]], dtype=np.float32)  # x, x + .02 y
+class Counter(gym.Env[Any, Any]):
+    """Two frames of four bytes: 0 to 9 in turn, its double, one that stays, one that jumps once."""
 
-    def make() -> gym.Env[Any, Any]:
-        env = control.make_env("tests.quadratic:Quadratic-v0", {})
-        return TransformObservation(env, lambda row: row @ mixed, env.observation_space)
+    observation_space = gym.spaces.Box(0, 255, (2, 4), np.uint8)
+    action_space = gym.spaces.Discrete(2)
 
-    whiten = Whitener(make, smallest=1e-4)
-    envs = SyncVectorEnv([make] * 10, autoreset_mode=AutoresetMode.SAME_STEP)
-    envs.reset(seed=3)
-    rows = torch.cat([torch.tensor(envs.step(envs.action_space.sample())[0]) for _ in range(400)])
-    assert torch.corrcoef(rows[:, 1:].T)[0, 1] > 0.999
-    seen = whiten(rows)
-    identity = torch.diag(torch.tensor([0.0, 1.0, 1.0]))  # the first number never varies
-    torch.testing.assert_close(torch.cov(seen.T), identity, atol=0.1, rtol=0)
-    torch.testing.assert_close(seen.mean(0), torch.zeros(3), atol=0.08, rtol=0)
-    assert torch.equal(seen, Whitener(make, smallest=1e-4)(rows))
-    assert float(whiten(torch.full((1, 3), 1e6)).abs().max()) == 10
+    def frames(self) -> np.ndarray:
+        turns = (max(self.time - 1, 0), self.time)
+        return np.array([[t % 10, t % 10 * 2, 7, 90 * (t > 5000)] for t in turns], dtype=np.uint8)
+
+    def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        self.time = 0
+        return self.frames(), {}
+
+    def step(self, _: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        return self.frames(), 0.0, False, False, {}
 
 
-def test_whitening_makes_no_subnormal_numbers_on_which_processors_crawl() -> None:
-    problem = atari.make(id="ALE/Pong-v5", obs="ram")
-    envs = problem.make_envs(4, seed=3)
-    seen = [torch.tensor(envs.step(envs.action_space.sample())[0]) for _ in range(100)]
-    rows = torch.cat([problem.prepare(x) for x in seen])
-    smallest = torch.finfo(torch.float32).tiny
-    assert not bool(((rows != 0) & (rows.abs() < smallest)).any())
+def test_bytes_become_ranks_and_changes() -> None:
+    view = RanksAndChanges(Counter)
+    frames = torch.tensor([[[3, 6, 7, 0], [5, 4, 7, 0]], [[0, 0, 6, 0], [9, 18, 8, 90]]])
+    seen = view(frames.to(torch.uint8))
+    # Mid-ranks: a tenth of the rows hold each of 0 to 9; half of them 0 and half 90, but for one.
+    ranks = torch.tensor([[0.1, -0.5, 0.0, -0.5], [0.9, 0.9, 1.0, 0.5]]) * 3**0.5
+    torch.testing.assert_close(seen[:, 0], ranks, atol=1e-3, rtol=0)
+    # The usual changes are 1, 2, none and 90; a larger one is cut at 3 of them.
+    assert seen[:, 1].tolist() == [[2.0, -1.0, 0.0, 0.0], [3.0, 3.0, 2.0, 1.0]]
+    assert torch.equal(view(torch.full((1, 2, 4), 255))[0, 0], torch.full((4,), 3**0.5))
+    assert torch.equal(RanksAndChanges(Counter)(frames), seen)
 
 
 def test_preparing_leaves_the_observations_as_they_were() -> None:
