@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import os
 import platform
 import subprocess
 from pathlib import Path
+
+import joblib
 
 PACKAGES = (
     *("difficulty-bench", "torch", "numpy", "gymnasium"),
@@ -60,7 +61,5 @@ def _processor() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use (an affinity mask counts, where the system has one)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use: a container's quota and an affinity mask count."""
+    return int(joblib.cpu_count())

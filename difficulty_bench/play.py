@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .errors import ResourceError, UsageError
-from .problem import EnvironmentProblem, act
+from .problem import EnvironmentProblem, act, use_one_thread
 
 Show = Callable[[np.ndarray], None]
 FPS = 30.0  # of environments that do not say theirs
@@ -31,8 +31,7 @@ def play(
 
     `envs` are the problem's `rendered_envs`. The network is in evaluation mode afterwards.
     """
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # for single rows, more only contend
+    use_one_thread(device)
     network.eval()
     observations, _ = envs.reset()
     steps, ended = 0, False

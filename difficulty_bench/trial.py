@@ -18,7 +18,7 @@ from .context import Diverged, EarlyStop, Interrupted, TimedOut, TrialContext
 from .environment import describe_environment
 from .errors import BenchError, ResourceError, UsageError, described, user_code
 from .outputs import stdout_to_stderr
-from .problem import Evaluation, Problem, count_parameters
+from .problem import Evaluation, Problem, count_parameters, use_one_thread
 from .records import trial_identity
 from .registry import Task
 from .results import Request, State, TrialResult, describe
@@ -215,8 +215,7 @@ def run_trial(trial: Trial, runtime: Runtime) -> TrialResult:
     Raise Interrupted where the deadline or a stop request came first (a checkpoint is left), and
     BenchError where the task cannot run on this machine at all.
     """
-    if runtime.device == "cpu":
-        torch.set_num_threads(1)
+    use_one_thread(torch.device(runtime.device))
     training = Training(trial, runtime, trial.task.problem())
     return training.result(lambda: _train(training))
 

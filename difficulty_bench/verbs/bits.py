@@ -12,7 +12,7 @@ from joblib import Parallel, delayed
 from ..environment import usable_cores
 from ..errors import BenchError, UsageError, described
 from ..outputs import stdout_to_stderr
-from ..problem import Problem
+from ..problem import Problem, use_one_thread
 from ..progress import Progress
 from ..results import Scores, TrialResult, describe
 from ..solution import Solution
@@ -75,8 +75,7 @@ def _missing(one: Prepared, store: Store, bits: Sequence[int]) -> list[tuple[Sol
 def _scores(solution: Solution, bits: Sequence[int], device: str) -> tuple[Trial, Scores, set[str]]:
     """The scores of `solution` quantised, and why some are None."""
     trial, there = solution.trial, torch.device(device)
-    if device == "cpu":
-        torch.set_num_threads(1)  # as trials are scored; sums hang on how they are shared out
+    use_one_thread(there)
     problem: Problem = trial.task.problem()
     seed = trial.streams.evaluation  # what the trial's own score was taken on
     scores: dict[int, float | None] = {}

@@ -10,7 +10,7 @@ import torch
 
 from ..errors import ResourceError, UsageError, user_code
 from ..play import check_encoder, play, steps_per_s, video
-from ..problem import EnvironmentProblem, Problem, interval
+from ..problem import EnvironmentProblem, Problem, interval, use_one_thread
 from ..registry import Registry
 from ..seeds import Streams, content_hash
 from ..solution import Solution, load, trusted_task
@@ -69,8 +69,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         _acting(problem, arguments.file, "--episodes").eval_episodes = arguments.episodes
     network = solution.network().to(device)
     seed = _seed(solution, arguments.seed)
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # as trials are scored; sums hang on how they are shared out
+    use_one_thread(device)
     with _running(solution):
         result = problem.evaluate(network, split="test", seed=seed, device=device)
     ends = interval(problem, result)
