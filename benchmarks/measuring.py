@@ -1,9 +1,11 @@
-"""Time and memory of one product, on a CPU core or on a GPU."""
+"""Time and memory on a CPU core or on a GPU, and what the machine is."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import multiprocessing
 import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +25,7 @@ SLOW_S = 5.0  # a product as slow as this varies less than the patience for thre
 class Clock:
     """Times products on one device: a CPU thread's own time, or a GPU's between two events."""
 
-    def __init__(self, device: str, seconds: float) -> None:
+    def __init__(self, device: str, seconds: float = 0.0) -> None:
         self.device, self.seconds = device, seconds
         self.cuda = device == "cuda"
 
@@ -32,11 +35,11 @@ class Clock:
         One that takes `SLOW_S` or more is measured once.
         """
         product()
-        times = [self._once(product)]
+        times = [self.once(product)]
         if times[0] >= SLOW_S:
             return times[0]
         while len(times) < 3 or (sum(times) < self.seconds and len(times) < 200):
-            times.append(self._once(product))
+            times.append(self.once(product))
         return statistics.median(times)
 
     def replayed(self, product: Callable[[], Tensor]) -> float | None:
@@ -52,7 +55,8 @@ class Clock:
                 product()
         return self.time(graph.replay) / GRAPH
 
-    def _once(self, product: Callable[[], Any]) -> float:
+    def once(self, product: Callable[[], Any]) -> float:
+        """Seconds of one call."""
         if not self.cuda:
             start = time.thread_time()
             product()
@@ -90,6 +94,25 @@ class Peak:
     def _status(key: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key + ":"))
+
+
+def hardware(device: str) -> dict[str, str]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    found = {
+        "cpu": models[0] if models else platform.processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    try:
+        found["triton"] = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        found["triton"] = "not installed"
+    return found | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
 def memory_bytes(device: str) -> int:

@@ -23,10 +23,9 @@ from typing import Any
 
 import peers
 import torch
-from measuring import Clock, Peak, alone, memory_bytes
+from measuring import Clock, Peak, alone, hardware, memory_bytes
 from peers import PEERS, Cost, Peer
 from projection_page import Row, line, peer_line, write
-from step_cost import hardware
 from threadpoolctl import threadpool_limits
 
 from difficulty_bench import projection
@@ -140,17 +139,6 @@ def measured(why: str | None, measure: Callable[..., Row], *case: Any) -> Row:
         return {"skipped": "ran out of memory, or its process died"}
 
 
-def versions(device: str) -> dict[str, str]:
-    try:
-        import triton
-
-        version = triton.__version__
-    except ImportError:
-        version = "not installed"
-    gpu = {"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}
-    return {**hardware(), "triton": version, **gpu}
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -176,7 +164,7 @@ def main() -> int:
         + (f" --device {options.device}" if options.device != "cpu" else "")
         + (" --quick" if options.quick else ""),
         "device": options.device,
-        "hardware": versions(options.device),
+        "hardware": hardware(options.device),
         "peers": peers.versions(),
         "load": os.getloadavg()[0],
         **next(found),

@@ -96,7 +96,7 @@ def test_every_family_is_measured_and_every_peer_is_measured_or_named(tmp_path: 
     for row, kind in zip(theirs, peers.PEERS, strict=True):
         assert row["skipped"] == kind.lack("cpu")
     about = {"command": "", "device": "cpu", "load": 0.0, "copy_bytes_per_s": 1e9}
-    about |= {"hardware": projection_speed.versions("cpu"), "peers": peers.versions()}
+    about |= {"hardware": measuring.hardware("cpu"), "peers": peers.versions()}
     projection_page.write(about, table, tmp_path)
     assert json.loads((tmp_path / "projection_speed.json").read_text())["rows"] == table
     (line,) = [
