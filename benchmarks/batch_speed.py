@@ -9,7 +9,8 @@ Whole trials of one epoch, evaluation included, through the engines that `bench 
 - `workers`: one process a core, one thread each (CPU only);
 - `together K`: K trials in one program (`--batch-trials K`).
 
-All are taken in one run; a ratio is to `alone`. Writes reports/batch_speed.{json,md}.
+All are taken in one run; a ratio is to `alone`. Writes reports/batch_speed.{json,md}, of a GPU
+batch_speed_cuda.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from measuring import parse, write
 
 from difficulty_bench.engine import BatchEngine, Engine, InlineEngine, ProcessEngine
 from difficulty_bench.environment import describe_environment, usable_cores
@@ -33,7 +34,6 @@ from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request
 from difficulty_bench.trial import Runtime, Trial
 
-REPORTS = Path(__file__).resolve().parent.parent / "reports"
 D = 300  # of the subspace
 seeds = itertools.count()  # no trial is run twice, so no data order or network is warm
 
@@ -106,11 +106,9 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--sizes", default="2,8")
     parser.add_argument("--task", action="append", default=[])
-    parser.add_argument("--out", type=Path, default=REPORTS)
-    given = parser.parse_args()
+    given = parse(parser)
     names = given.task or ["mnist-fc", "mnist-lenet"]
     sizes = [int(size) for size in given.sizes.split(",")]
     command = f"python benchmarks/batch_speed.py --device {given.device} --sizes {given.sizes}"
@@ -125,10 +123,7 @@ def main() -> None:
         for row in measure(task, sizes, given.device):
             rows.append(row)
             print(json.dumps(row), flush=True)
-    given.out.mkdir(parents=True, exist_ok=True)
-    file = given.out / "batch_speed.json"
-    file.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    file.with_suffix(".md").write_text(page(rows, about))
+    write(given, "batch_speed", page(rows, about), {"about": about, "rows": rows})
 
 
 if __name__ == "__main__":

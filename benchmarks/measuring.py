@@ -1,8 +1,10 @@
-"""Time and memory on a CPU core or on a GPU, and what the machine is."""
+"""What the benchmarks share: clock, memory, the machine, options, and where a page goes."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
+import json
 import multiprocessing
 import os
 import platform
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+REPORTS = Path(__file__).resolve().parent.parent / "reports"
 COPY_BYTES = 1 << 28  # more than the caches of a CPU core or a GPU hold
 GRAPH = 10  # products in a graph, so that its own launch is spread over several
 SLOW_S = 5.0  # a product as slow as this varies less than the patience for three more
@@ -94,6 +97,24 @@ class Peak:
     def _status(key: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key + ":"))
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Its options and those of every benchmark; a GPU that is not there ends in one line."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, default=REPORTS, metavar="DIR", help="default: reports")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device here (see `bench doctor`)")
+    return options
+
+
+def write(options: argparse.Namespace, name: str, page: str, found: dict[str, Any]) -> None:
+    """The page and its numbers, in `--out`: `name`.md and .json, of a GPU `name`_cuda."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / (f"{name}_cuda" if options.device == "cuda" else name)
+    file.with_suffix(".md").write_text(page, encoding="utf-8")
+    file.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def hardware(device: str) -> dict[str, str]:

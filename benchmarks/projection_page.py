@@ -1,10 +1,8 @@
-"""The page that `projection_speed.py` writes: one table of our families, one of their peers."""
+"""The page of `projection_speed.py`: one table of our families, one of their peers."""
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
@@ -105,11 +103,3 @@ def markdown(about: Row, table: list[Row]) -> str:
             "",
         ]
     )
-
-
-def write(about: Row, table: list[Row], out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "projection_speed.json").write_text(
-        json.dumps({"about": about, "rows": table}, indent=1) + "\n"
-    )
-    (out / "projection_speed.md").write_text(markdown(about, table))

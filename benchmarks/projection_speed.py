@@ -18,14 +18,13 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any
 
 import peers
 import torch
-from measuring import Clock, Peak, alone, hardware, memory_bytes
+from measuring import Clock, Peak, alone, hardware, memory_bytes, parse, write
 from peers import PEERS, Cost, Peer
-from projection_page import Row, line, peer_line, write
+from projection_page import Row, line, markdown, peer_line
 from threadpoolctl import threadpool_limits
 
 from difficulty_bench import projection
@@ -141,13 +140,9 @@ def measured(why: str | None, measure: Callable[..., Row], *case: Any) -> Row:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="D up to 10^6, shorter measurements")
     parser.add_argument("--projection", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--out", type=Path, default=Path("reports"), help="default: reports")
-    options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no CUDA device here (see `bench doctor`)")
+    options = parse(parser)
     options.sizes = SIZES[:3] if options.quick else SIZES
     options.dimensions = DIMENSIONS
     options.seconds = 0.05 if options.quick else 0.5  # of repeats a product
@@ -174,7 +169,7 @@ def main() -> int:
         table.append(row)
         text = peer_line(row, table) if "peer" in row else line(row, about["copy_bytes_per_s"])
         print(text, flush=True)
-    write(about, table, options.out)
+    write(options, "projection_speed", markdown(about, table), {"about": about, "rows": table})
     return 0
 
 

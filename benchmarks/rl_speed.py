@@ -13,7 +13,6 @@ fleet / alone is taken within one run.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import sys
 import time
@@ -21,11 +20,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from measuring import parse, write
 
 from difficulty_bench.context import TrialContext
 from difficulty_bench.environment import describe_environment, usable_cores
@@ -34,7 +33,6 @@ from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request
 from difficulty_bench.trial import Runtime, Trial, build_network
 
-REPORTS = Path(__file__).resolve().parent.parent / "reports"
 # Policy steps of a short run: some ten seconds of one core, and several updates.
 STEPS = {"cartpole": 40_960, "pong-ram": 32_768, "pong": 4096}
 DIMENSIONS = {"cartpole": 10, "pong-ram": 2000, "pong": 2000}
@@ -219,18 +217,13 @@ def main() -> int:
     add("--workers", type=int, default=usable_cores(), metavar="N", help="default: one a core")
     add("--scale", type=float, default=1.0, help="factor on the steps of a run (default: 1)")
     add("--projection", default="hashed")
-    add("--device", choices=["cpu", "cuda"], default="cpu")
-    add("--out", type=Path, default=REPORTS, metavar="DIR", help="default: reports")
-    options = parser.parse_args()
+    options = parse(parser)
     facts = machine(options.device)
     measured = (options.workers, options.scale, options.projection, options.device)
     rows = [measure(task, *measured) for task in options.task]
     text = markdown(rows, facts)
     print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "rl_speed.md").write_text(text, encoding="utf-8")
-    content = json.dumps({"hardware": facts, "rows": rows}, indent=1) + "\n"
-    (options.out / "rl_speed.json").write_text(content, encoding="utf-8")
+    write(options, "rl_speed", text, {"about": facts, "rows": rows})
     return 0
 
 

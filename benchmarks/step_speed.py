@@ -15,18 +15,16 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import Clock, hardware
+from measuring import Clock, hardware, parse, write
 from torch import nn
 from torch.optim import Adam, Optimizer
 
@@ -39,7 +37,6 @@ from difficulty_bench.trial import build_network
 
 Row = dict[str, Any]
 Step = Callable[[], None]
-REPORTS = Path(__file__).resolve().parent.parent / "reports"
 TASKS = ("mnist-lenet", "mnist-fc", "pong")
 DIMENSIONS = (10, 100, 1000, 10_000)
 STEPS = {"cpu": 4, "cuda": 20}  # of a turn: caches are then warm, and launches queue up
@@ -222,14 +219,10 @@ def _ratio(row: Row) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
-    add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--task", nargs="+", choices=TASKS, default=list(TASKS))
     add("--projection", nargs="+", choices=NAMES, default=list(NAMES))
     add("--turns", type=int, default=20, help="pairs of turns a row (default: 20)")
-    add("--out", type=Path, default=REPORTS, metavar="DIR", help="default: reports")
-    options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no CUDA device here (see `bench doctor`)")
+    options = parse(parser)
     torch.set_num_threads(1)
     about: Row = {
         "command": " ".join(["python", "benchmarks/step_speed.py", *sys.argv[1:]]),
@@ -244,10 +237,7 @@ def main() -> int:
             table.append(row)
             what = f"{row['projection']} d = {row['d']}" if "d" in row else "native"
             print(f"{name} {row['way']} {what}: {_ratio(row)}", flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({"about": about, "rows": table}, indent=1) + "\n"
-    (options.out / "step_speed.json").write_text(content, encoding="utf-8")
-    (options.out / "step_speed.md").write_text(page(table, about), encoding="utf-8")
+    write(options, "step_speed", page(table, about), {"about": about, "rows": table})
     missed = [row for row in table if row.get("met") is False]
     for row in missed:
         print(f"missed: {row['task']} {row['projection']} d = {row['d']}: {row['ratio']:.3f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from .test_study import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
 
+import measuring
 import step_speed
 from step_speed import Workload
 
@@ -71,6 +73,12 @@ def test_it_writes_a_page_and_says_which_goal_was_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, mode: network)  # takes half a minute
+    options = argparse.Namespace(out=tmp_path / "new", device="cuda")
+    measuring.write(options, "step_speed", "a page", {"rows": []})  # a GPU's page leaves the CPU's
+    assert {file.name for file in options.out.iterdir()} == {
+        "step_speed_cuda.json",
+        "step_speed_cuda.md",
+    }
     monkeypatch.setitem(step_speed.GOALS, "cpu", {("mnist-lenet", "hashed"): 0.0})
     arguments = ["--task", "mnist-lenet", "--projection", "hashed", "dense", "--turns", "2"]
     monkeypatch.setattr(sys, "argv", ["step_speed.py", *arguments, "--out", str(tmp_path)])
