@@ -1,6 +1,6 @@
 """Trials per hour of a supervised task: one by one, side by side, and together in one program.
 
-    python benchmarks/batch_speed.py [--device cuda] [--sizes 1,2,4,8] [--task mnist-lenet]
+    python benchmarks/batch_speed.py [--device cuda] [--sizes 2 8] [--task mnist-lenet]
 
 Whole trials of one epoch, evaluation included, through the engines that `bench run` uses:
 
@@ -19,6 +19,7 @@ import argparse
 import itertools
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -34,6 +35,8 @@ from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request
 from difficulty_bench.trial import Runtime, Trial
 
+TASKS = ("mnist-fc", "mnist-lenet", "cifar10-lenet")
+SIZES = {"cpu": [2, 8], "cuda": [1, 4, 16, 64, 256]}
 D = 300  # of the subspace
 seeds = itertools.count()  # no trial is run twice, so no data order or network is warm
 
@@ -106,19 +109,20 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", default="2,8")
-    parser.add_argument("--task", action="append", default=[])
+    add = parser.add_argument
+    add("--sizes", nargs="+", type=int, metavar="K", help="default: 2 8, on a GPU 1 4 16 64 256")
+    add(
+        "--task", nargs="+", default=list(TASKS), metavar="NAME", help=f"default: {' '.join(TASKS)}"
+    )
     given = parse(parser)
-    names = given.task or ["mnist-fc", "mnist-lenet"]
-    sizes = [int(size) for size in given.sizes.split(",")]
-    command = f"python benchmarks/batch_speed.py --device {given.device} --sizes {given.sizes}"
-    command += "".join(f" --task {name}" for name in given.task)
+    sizes = given.sizes or SIZES[given.device]
+    command = " ".join(["python", "benchmarks/batch_speed.py", *sys.argv[1:]])
     on_gpu = given.device == "cuda"
     device = {"device": torch.cuda.get_device_name() if on_gpu else "cpu"}
     load = {"load when it began": f"{os.getloadavg()[0]:.1f}"}
     about = {**describe_environment(command), **device, **load}
     rows = []
-    for name in names:
+    for name in given.task:
         task = Registry().get(name, ["agent.epochs=1", "lr_rule=matched"])
         for row in measure(task, sizes, given.device):
             rows.append(row)
