@@ -482,6 +482,15 @@ def test_learners_of_one_environment_are_compared_and_data_sets_are_not() -> Non
         assert len(comparisons(found)) == n
 
 
+def test_an_earlier_version_of_a_task_is_no_other_learner() -> None:
+    def pole(version: int, name: str = "pole") -> dict[str, Any]:
+        return made(name, 1000, paradigm="reinforcement", version=version)
+
+    assert comparisons([pole(2), pole(1)]) == []
+    (found,) = comparisons([pole(2), pole(1), pole(1, "pole-es")])
+    assert [(row["task"], row["version"]) for row in found.rows] == [("pole", 2), ("pole-es", 1)]
+
+
 def test_the_page_says_what_a_sceptic_asks(page: str) -> None:
     for words in (
         *("What is not measured", "bench run --task known", "A Processor", "torch 2.13.0"),

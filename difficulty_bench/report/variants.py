@@ -53,7 +53,7 @@ def leading(rows: Sequence[Row]) -> list[Row]:
 
 def comparisons(rows: Sequence[Row]) -> list[Comparison]:
     """What one task gives otherwise trained, and with another network or problem; and what one
-    problem gives with other learners.
+    problem gives with other learners, each in its task's newest version.
     """
     found = []
     for name, group in _groups(rows, lambda row: f"{row['task']} v{row['version']}"):
@@ -66,6 +66,8 @@ def comparisons(rows: Sequence[Row]) -> list[Comparison]:
             if own := [row for row in others if _is_another_task(row) == kind]:
                 found.append(_of_task(f"{name}: {title}", f"{name}-{slug}", [first, *own]))
     environments = [row for row in leading(rows) if row["paradigm"] == "reinforcement"]
+    newest = {row["task"]: row for row in sorted(environments, key=lambda row: row["version"])}
+    environments = [row for row in environments if row is newest[row["task"]]]
     problems = _groups(environments, lambda row: str(row["problem"]))
     return found + [_of_problem(group) for _, group in problems]
 
