@@ -15,7 +15,7 @@ from rich.status import Status
 from rich.text import Text
 
 from .registry import Task
-from .results import Request, TrialResult, describe
+from .results import Request, TrialResult, describe, enumerated
 
 
 class Progress:
@@ -75,7 +75,7 @@ class Progress:
     def _refresh(self, task: Task) -> None:
         if self._json or self._quiet or not self._console.is_terminal:
             return
-        text = f"{task.name}: running {'; '.join(self._open)}" if self._open else task.name
+        text = f"{task.name}: running {enumerated(self._open)}" if self._open else task.name
         if self._status is None:
             self._status = self._console.status("")
             self._status.start()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal["pilot", "baseline", "trial"]
 Scores = Mapping[int, float | None]  # of a quantised solution, by bits per number; None: not solved
 State = Literal["waiting", "running", "complete", "failed", "timed_out"]
+MOST_NAMED = 8
 
 
 @dataclass(frozen=True, order=True)
@@ -32,6 +33,12 @@ def describe(request: Request) -> str:
     where = f"d={request.d}" if request.d else "native"
     rate = f" lr x{request.lr_scale:g}" if request.role == "pilot" else ""
     return f"{request.role} {where}{rate} seed {request.seed}"
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """The first few, and how many more there are: a grid may have hundreds."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)

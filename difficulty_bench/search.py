@@ -109,8 +109,11 @@ def _check(task: Task, D: int, precision: float, grid: Sequence[int] | None, see
 
 def _grid(task: Task, D: int, grid: Sequence[int], seeds: int) -> Script[str]:
     study = Stages(task, D, (yield from pilots(task, D)))
-    yield from study.run([NATIVE] * task.baseline_seeds)
-    yield from study.run(sorted(set(grid)) * seeds)
+    dims = [NATIVE] * task.baseline_seeds + sorted(set(grid)) * seeds
+    # The baseline may stop the study; after it nothing is left to decide, so workers need not wait.
+    first = task.baseline_seeds + -task.baseline_seeds % task.search.batch
+    yield from study.run(dims[:first])
+    yield from study.run(dims[first:], batch=len(dims))
     return f"every d of the grid has {seeds} seeds"
 
 

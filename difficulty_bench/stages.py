@@ -45,9 +45,9 @@ class Stages:
         self.asked: Counter[int] = Counter()
         self._known, self._found = -1, list[Target]()
 
-    def run(self, dims: Iterable[int]) -> Script[None]:
-        """Ask for one more seed at each of `dims`, in rounds of the task's batch."""
-        requests, batch = [self._request(d) for d in dims], self.task.search.batch
+    def run(self, dims: Iterable[int], batch: int | None = None) -> Script[None]:
+        """Ask for one more seed at each of `dims`, in rounds of `batch`, else the task's."""
+        requests, batch = [self._request(d) for d in dims], batch or self.task.search.batch
         for start in range(0, len(requests), batch):
             self.outcomes.update((yield requests[start : start + batch]))
             measure_baseline(self.task, self.outcomes)  # stops the study where it must

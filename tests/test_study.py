@@ -24,7 +24,7 @@ from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.errors import BenchError, ResourceError, UsageError
 from difficulty_bench.progress import Progress
 from difficulty_bench.registry import Registry
-from difficulty_bench.results import Request
+from difficulty_bench.results import Request, enumerated
 from difficulty_bench.store import Store
 from difficulty_bench.study import Listener, Plan, prepare, run_study
 from difficulty_bench.trial import Runtime
@@ -368,3 +368,9 @@ def test_the_commit_is_that_of_this_checkout_alone(
     module.parent.mkdir(parents=True)
     monkeypatch.setattr(environment_module, "__file__", str(module))
     assert environment_module._commit() == "unknown"
+
+
+def test_a_long_list_of_trials_is_cut_short() -> None:
+    names = [f"trial d={d} seed 0" for d in range(1, 12)]
+    assert enumerated(names[:8]) == ", ".join(names[:8])
+    assert enumerated(names) == ", ".join(names[:8]) + " and 3 more"

@@ -23,7 +23,7 @@ from ..outputs import stdout_to_stderr
 from ..progress import Progress
 from ..registry import AT, Registry, Task
 from ..report import row_text, rows
-from ..results import Request, TrialResult, describe
+from ..results import Request, TrialResult, describe, enumerated
 from ..store import Store
 from ..study import Plan, Prepared, choose_device, prepare, run_study
 from ..tracking import Tracker
@@ -52,7 +52,7 @@ def _dry_run(path: Path, prepared: Sequence[Prepared], plan: Plan) -> int:
     with Store(path, read_only=True) as store:
         for one in prepared:
             outcomes = store.outcomes(study_identity(one.task))
-            next_ones = ", ".join(map(describe, plan.next_round(one, outcomes)))
+            next_ones = enumerated([describe(r) for r in plan.next_round(one, outcomes)])
             what = f"next: {next_ones}" if next_ones else f"done: {plan.stop_reason(one, outcomes)}"
             print(f"{one.task.name}: D = {one.D}; {len(outcomes)} trials in {path}; {what}")
     return 0
