@@ -307,6 +307,7 @@ class StopAtSecondReading:
 def test_pong_trains_stops_resumes_and_is_scored(d: int, tmp_path: Path) -> None:
     # too short for the episode that `early_stop` must have seen the return of
     settings = ["agent.total_timesteps=3072", "problem.eval_episodes=2", "problem.max_frames=4000"]
+    settings += ["agent.n_envs=8", "agent.n_steps=128"]  # 1,024 steps a rollout
     trial = Trial(Registry().get("pong", [*settings, "early_stop=null"]), Request("trial", d, 0))
     with pytest.raises(Interrupted):
         run_trial(trial, Runtime(checkpoint_dir=tmp_path, stop=StopAtSecondReading()))
