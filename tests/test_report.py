@@ -507,7 +507,10 @@ def test_the_page_names_what_the_registry_has_and_nobody_measured(gallery: Store
     known = pong.model_copy(update={"name": "known"})
     left = markdown(rows(gallery), Figures(), [pong, known]).partition("## Not measured yet")[2]
     table = left.partition("##")[0]
-    assert f"| pong v{pong.version} | Pong from 84 x 84 pixels with sticky actions | 6,000 local |" in table
+    assert (
+        f"| pong v{pong.version} | Pong from 84 x 84 pixels with sticky actions | 6,000 local |"
+        in table
+    )
     assert "known" not in table
     assert "Not measured yet" not in markdown(rows(gallery), Figures(), [known])
 
