@@ -110,10 +110,7 @@ def _check(task: Task, D: int, precision: float, grid: Sequence[int] | None, see
 def _grid(task: Task, D: int, grid: Sequence[int], seeds: int) -> Script[str]:
     study = Stages(task, D, (yield from pilots(task, D)))
     dims = [NATIVE] * task.baseline_seeds + sorted(set(grid)) * seeds
-    # The baseline may stop the study; after it nothing is left to decide, so workers need not wait.
-    first = task.baseline_seeds + -task.baseline_seeds % task.search.batch
-    yield from study.run(dims[:first])
-    yield from study.run(dims[first:], batch=len(dims))
+    yield from study.run(dims, batch=len(dims))  # nothing to decide: no worker waits for another
     return f"every d of the grid has {seeds} seeds"
 
 
