@@ -171,9 +171,9 @@ def page(table: list[Row], about: Row) -> str:
         "",
         "## In the subspace / native",
         "",
-        "Whole steps, both with fused Adam; in brackets the quartiles over pairs of turns. *Graph*: "
-        "both replayed from CUDA graphs. A blank: P would not fit, or would be drawn in every "
-        "product.",
+        "Whole steps, both with fused Adam; in brackets the quartiles over pairs of turns. "
+        "*Graph*: both replayed from CUDA graphs. A blank: P would not fit, or would be drawn in "
+        "every product.",
         "",
         "| task | D | batch | steps | projection | native, ms | "
         + " | ".join(f"d = {d:,}" for d in DIMENSIONS)
