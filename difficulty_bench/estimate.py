@@ -91,7 +91,7 @@ def targets(task: Task, outcomes: Mapping[Request, Outcome]) -> tuple[Target | N
         raws.append(task.threshold_global)
     pairs = subspace_trials(outcomes)
     data = _Data(task, pairs, Trials.of([(d, scale.of(s)) for d, s in pairs]), scale, tuple(raws))
-    error = LOCAL**2 * baseline.error2 / scale.unit**2
+    error = LOCAL**2 * baseline.error2 / scale.unit / scale.unit  # a square may overflow
     if baseline.n > 1:
         local = data.target(raws[0], error, baseline.dof)
     else:  # one native trial does not know how far off it is

@@ -191,6 +191,12 @@ class TestInvariances:
             assert a.d_int90 == pytest.approx(b.d_int90, abs=1)
             assert (a.ci_low, a.ci_high) == pytest.approx((b.ci_low, b.ci_high), abs=1)
 
+    def test_a_floor_far_below_every_score(self):
+        task = made_up_task(lr_rule="paper", floor=-1e308)
+        found = estimate(task, D, _study())
+        assert found.threshold_local == pytest.approx(-1e307)
+        assert found.global_.threshold == 0.8
+
     def test_scale_of_d(self):
         """Ten times the d everywhere, ten times the answer: nothing but log d enters."""
         outcomes = _study()
