@@ -6,11 +6,13 @@ First the format, then environments, and for every study its readings and its tr
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -31,6 +33,8 @@ from .results import TrialResult
 from .store import Store
 from .whole_file import whole_file
 
+_FIGURES = {"floor", "threshold_global", "baseline_seeds", "search", "tuning"}  # keys of a task
+
 
 @dataclass(frozen=True)
 class Parsed:
@@ -43,7 +47,10 @@ class Parsed:
 
 @dataclass(frozen=True)
 class Merged:
-    """What an import did: trials new to the store, trials it had, and those of another end."""
+    """What an import did: trials new to the store, trials it had, and where it contradicts.
+
+    `conflicts` are lines for the user: a trial of another end, a reading with other thresholds.
+    """
 
     added: int
     known: int
@@ -96,13 +103,19 @@ def import_results(store: Store, file: Path) -> Merged:
 
 def merge(store: Store, file: Path, parsed: Parsed) -> Merged:
     """Merge what `parse` gave; `file` is for messages."""
-    before = {trial.identity for r in store.studies() for trial in store.results(r.study)}
+    readings = {reading.key: reading for reading in store.studies()}
+    before = {trial.identity for r in readings.values() for trial in store.results(r.study)}
     conflicts = []
     others = set[str]()  # trials that the store holds with another end, hence another z
     with store.transaction():
         for line, reading in parsed.readings:
             with _naming(file, line):
                 store.add_reading(reading, replace=False)
+            if differing := _differing(readings.get(reading.key, reading), reading):
+                conflicts.append(
+                    f"{file}:{line}: {reading.task.name}: {', '.join(differing)}; the store's is "
+                    "kept (its next `bench run` of the task takes that of tasks.yaml)"
+                )
         for line, trial in parsed.trials:
             with _naming(file, line):
                 if warning := store.put(trial):
@@ -127,7 +140,7 @@ def merged(store: Path, file: Path, warn: Callable[[str], None] = warnings.warn)
     """The store (its studies and trials, not curves or solutions) and `file`, in memory.
 
     Either may be missing. Where both speak of one trial or reading, the store's word counts, and
-    `warn` hears of every trial that has another end in the file.
+    `warn` hears of every contradiction.
     """
     memory = Store.in_memory()
     with Store(store, read_only=True) as source, memory.transaction():
@@ -168,6 +181,25 @@ def parse(file: Path, content: bytes) -> Parsed:
             else:
                 line.check()
     return Parsed(readings, trials, quantised)
+
+
+def _differing(kept: Reading, other: Reading) -> list[str]:
+    """Where the two read the same trials differently, a key each."""
+    ours, theirs = _figures(kept), _figures(other)
+    return [
+        f"{key} is {json.dumps(theirs.get(key))} here and {json.dumps(ours.get(key))} in the store"
+        for key in ours | theirs
+        if ours.get(key) != theirs.get(key)
+    ]
+
+
+def _figures(reading: Reading) -> dict[str, Any]:
+    """What a row is computed by beside its trials, by dotted key."""
+    figures: dict[str, Any] = {}
+    for key, value in reading.task.model_dump(mode="json", include=_FIGURES).items():
+        parts = value.items() if isinstance(value, dict) else [(None, value)]
+        figures |= {f"{key}.{part}" if part else key: item for part, item in parts}
+    return figures
 
 
 def _content(file: Path) -> bytes:

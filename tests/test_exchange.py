@@ -105,6 +105,24 @@ def test_merging_is_by_identity(tmp_path: Path, file: Path) -> None:
         assert store.outcomes(OF.study)[TRIAL.request].score == TRIAL.score
 
 
+def test_another_reading_is_named_and_not_taken(tmp_path: Path, file: Path) -> None:
+    """A threshold that silently stays another makes another row of the same trials."""
+    task = OF.task
+    search = task.search.model_copy(update={"d_max": task.search.d_max - 1})
+    mine = task.model_copy(update={"threshold_global": 0.875, "search": search, "notes": "mine"})
+    with Store.in_memory() as store:
+        store.add_reading(replace(OF, task=mine))
+        merged = import_results(store, file)
+        assert (merged.added, store.studies()[0].task) == (3, mine)
+    (conflict,) = merged.conflicts
+    line, said = conflict.removeprefix(f"{file}:").split(": ", 1)
+    assert f'"{OF.study}"' in file.read_text().splitlines()[int(line) - 1]
+    assert said.startswith(
+        f"{task.name}: threshold_global is {task.threshold_global} here and 0.875 in the store, "
+        f"search.d_max is {task.search.d_max} here and {search.d_max} in the store; "
+    )
+
+
 def test_scores_of_another_solution_are_left_out(tmp_path: Path, file: Path) -> None:
     """Where the store has another end of a trial, what a file says of its z is of another z."""
     with read(file) as store:
@@ -165,8 +183,9 @@ def test_the_store_and_a_file_are_merged_in_memory(tmp_path: Path, file: Path) -
         assert source.outcomes(OF.study)[TRIAL.request].score == 0.7
         assert [reading.task.floor for reading in source.studies()] == [0.1]
         assert len(source.results(OF.study)) == 3
-    (conflict,) = said
+    conflict, of_floor = sorted(said, key=lambda text: "floor" in text)
     assert f"{file}:" in conflict
+    assert "floor is 0.0 here and 0.1 in the store" in of_floor
     assert "is there as complete (0.7); kept, not replaced by" in conflict
     with merged(path, tmp_path / "none.jsonl") as source:
         assert len(source.results(OF.study)) == 1
