@@ -150,7 +150,16 @@ def failing(mean: float, rng: np.random.Generator) -> float | None:
     return None if rng.random() < 0.05 else mean + 0.01 * float(rng.standard_normal())
 
 
-FAILING_LEVEL = 0.01 * float(ndtri(0.5 / 0.95))  # above T: .95 P(score >= T) = 1/2
+def stuck(mean: float, rng: np.random.Generator) -> float:
+    """One training in ten ends low, at a score like any other's, whatever d."""
+    if rng.random() < 0.1:
+        return float(rng.uniform(0.1, 0.7))
+    return mean + 0.01 * float(rng.standard_normal())
+
+
+# Above T, where (1 - share of bad trainings) P(score >= T) = 1/2
+FAILING_LEVEL = 0.01 * float(ndtri(0.5 / 0.95))
+STUCK_LEVEL = 0.01 * float(ndtri(0.5 / 0.9))
 
 
 def all_or_nothing(p: float, rng: np.random.Generator) -> float:
@@ -192,6 +201,8 @@ _HELD_OUT: list[tuple[str, Literal["score", "pass"], Callable[..., World], float
      "errors fall as d^-0.85, sd 0.01, one training in twenty fails"),
     ("returns", "pass", returns, 1.5,
      "all or nothing, p(d) logistic in log d with width .3; precision 1.5, as for control"),
+    ("stuck", "score", held_out(noisy, stuck, 0.01, above=STUCK_LEVEL), 1.25,
+     "errors fall as d^-0.85, sd 0.01, one training in ten ends anywhere from .1 to .7"),
 ]  # fmt: skip
 
 # Ranges of the recorded curves are those of tasks.yaml. Spreads: 0.01 between seeds near the

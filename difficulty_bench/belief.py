@@ -19,7 +19,6 @@ from .psychometric import Psychometric
 
 WINDOW = 0.3  # normalised score; what lies further from every threshold counts as that far
 MAX_FAILED = 0.1  # share of failures where trials do get solved, above which scores mislead
-LAPSE = 0.1  # normalised score; as far as the local threshold is below the baseline
 NODES = 9  # equally likely values that stand for an uncertain threshold
 ONE_SIGMA = 0.994  # standard normal quantile of 0.84
 
@@ -129,31 +128,7 @@ def _smooth(trials: Trials, threshold: float) -> bool:
 def _curve(trials: Trials, clip: tuple[float, float]) -> Curve:
     low, high = clip
     y = tuple(low if y is None else min(max(y, low), high) for y in trials.y)
-    return curve.fit(trials.d, _with_lapses_drawn_in(trials.d, y))
-
-
-def _with_lapses_drawn_in(d: tuple[int, ...], y: tuple[float, ...]) -> tuple[float, ...]:
-    """Scores in which a lapse counts as the lowest that the other trials allow at its d.
-
-    A lapse is a trial far below one at a smaller d. Left as it is, a flexible curve would pass
-    through it wherever no other seed shares its d, and take one bad seed for a dip.
-    """
-    scores = np.asarray(y)
-    lapsed = scores < _best_below(np.asarray(d), scores) - LAPSE
-    others, distinct = np.flatnonzero(~lapsed), len(set(np.asarray(d)[~lapsed]))
-    if not lapsed.any() or len(others) < curve.MIN_TRIALS or distinct < 2:
-        return y
-    rest = curve.fit(tuple(d[i] for i in others), tuple(y[i] for i in others))
-    scores[lapsed] = np.maximum(
-        scores[lapsed], rest.lowest(np.log(np.asarray(d, dtype=float)[lapsed]))
-    )
-    return tuple(scores.tolist())
-
-
-def _best_below(d: Dims, y: Array) -> Array:
-    """For every trial the highest score at a smaller d; -inf where there is none."""
-    best = np.maximum.accumulate(np.append(-np.inf, y))  # trials are in ascending order of d
-    return np.asarray(best[np.searchsorted(d, d)])
+    return curve.fit(trials.d, y)
 
 
 def _pass_belief(trials: Trials, threshold: Threshold, d_min: int, d_max: int) -> PassBelief:

@@ -72,14 +72,17 @@ class Location:
 def locate(solvable: Solvable, tested: Dims, d_min: int, d_max: int) -> Location:
     """Read the crossing off G = `solvable` between the smallest and largest of `tested`.
 
-    The upper end needs no assumption: p(d) >= 1/2 surely, so the smallest such d is at most d.
-    The lower end uses that p rises with d: p(d) < 1/2 surely, so the crossing lies above d.
+    Where p(d) >= 1/2 surely, the smallest such d is at most d; where p(d) < 1/2 surely, and p rises
+    with d, it lies above d. Where the trials contradict that rise, surely unsolved above surely
+    solved, the interval reaches from the first crossing, which is d_int90, to the last.
     """
     d, z = _tabulate(solvable, np.unique(tested))
     first, last = int(d[0]), int(d[-1])
-    sure = np.flatnonzero(z <= ndtri(TAIL))  # below the crossing
-    start = int(sure[-1]) + 1 if len(sure) else 0
-    high = _integer(d, z, ndtri(1.0 - TAIL), start)
+    solved = np.flatnonzero(z > ndtri(1.0 - TAIL))  # surely
+    unsolved = np.flatnonzero(z <= ndtri(TAIL))
+    before = unsolved[unsolved < solved[0]] if len(solved) else unsolved
+    start, end = (int(some[-1]) + 1 if len(some) else 0 for some in (before, unsolved))
+    high = _integer(d, z, ndtri(1.0 - TAIL), end)
     middle = _integer(d, z, 0.0, start)
     low = _integer(d, z, ndtri(TAIL), start)
     if middle is None:

@@ -2,43 +2,48 @@
 
 With normalised scores y of trials j at d_i (universal kriging; Rasmussen & Williams 2006, 2.7),
 
-    y_ij = b0 + b1 (x_i - xbar) + g(x_i) + e_ij,   e_ij ~ N(0, s^2),   g ~ GP(0, s^2 r^2 k_l)
+    y_ij = b0 + b1 (x_i - xbar) + g(x_i) + e_ij,   e_ij ~ N(0, s^2 / v_ij),   g ~ GP(0, s^2 r^2 k_l)
 
 where k_l is the Matern-5/2 kernel with length l, b has a flat prior and s^2 a weak inverse-gamma
-one, so that given (r, l) the curve at any x is Student-t. (r, l) run over a small grid and are
-averaged with their marginal likelihoods. See docs/estimate.md.
+one, so that given (r, l) and the precisions v the curve at any x is Student-t. v is 1, or, for an
+outlier, 1 / WIDE^2; a trial is one with probability ODD: a contaminated normal (Tukey 1960; Box &
+Tiao 1968). (r, l) run over a small grid, and with the likely sets of outliers are averaged by
+their marginal likelihoods. See docs/estimate.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr
+from scipy.special import logsumexp, stdtr
 
 Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 LENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)  # l, in units of log d: factors of 1.1 to 5 in d
 RATIOS = (1.0, 3.0, 9.0, 27.0, 81.0)  # r: how far the curve strays from a line, in spreads s
 STRAY, STRAY_SD = 0.3, 1.0  # log-normal prior of r s, the same in normalised score
 PRIOR_DOF = 1.0  # the prior of the spread is worth one trial ...
 PRIOR_SPREAD = 0.01  # ... of this spread in normalised score: that of MNIST's seeds
-OUTLIER = 3.0  # spreads; a score further from the curve counts as that far
-ROUNDS = 8  # of drawing outliers in
+ODD = 0.05  # prior probability that a trial is an outlier ...
+ODDS = np.log(ODD / (1.0 - ODD))
+WIDE = 30.0  # ... whose spread is so many times that of the others
 DROP = 1e-3  # weight, relative to the largest, of what cannot move a 95% interval
 MIN_TRIALS = 5  # below this, and at a single d, the curve says less than the pass bits
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Posterior of the mean score; h runs over (r, l), i over the m distinct d."""
+    """Posterior of the mean score; h runs over (r, l) and v, i over the m distinct d."""
 
     x: Array  # (m,) log d
     length: Array  # (h,) l
     power: Array  # (h,) r^2
-    inverse: Array  # (h, m, m) of r^2 k + diag(1 / n)
+    inverse: Array  # (h, m, m) of r^2 k + diag(1 / n), n_i the sum of v at d_i
     beta: Array  # (h, 2)
     beta_cov: Array  # (h, 2, 2), in units of spread2
     alpha: Array  # (h, m) inverse @ residual from the line
@@ -66,13 +71,6 @@ class Curve:
         r = self._line(x) - kc @ self._line(self.x)  # (h, X, 2)
         q = self.power[:, None] - (kc * k).sum(-1) + ((r @ self.beta_cov) * r).sum(-1)
         return self._located(k, x), self.spread2[:, None] * np.maximum(q, 1e-12)
-
-    def lowest(self, x: Array) -> Array:
-        """OUTLIER predictive spreads of one trial below the mean score at x, (X,)."""
-        mean = self.mean(x)
-        location, scale2 = self.moments(x)
-        variance = self.weight @ (scale2 + self.spread2[:, None] + (location - mean) ** 2)
-        return np.asarray(mean - OUTLIER * np.sqrt(variance))
 
     def covariance(self, x: Array) -> Array:
         """Posterior covariance (X, X) of the mean score, within hypotheses and between them."""
@@ -112,55 +110,103 @@ def matern(distance: Array, length: Array) -> Array:
 
 @lru_cache(maxsize=64)
 def fit(d: tuple[int, ...], y: tuple[float, ...]) -> Curve:
-    """Fit a curve to trials (d_k, y_k), outliers drawn in to OUTLIER spreads (Huber)."""
-    x, y_k = np.log(np.asarray(d, dtype=float)), np.asarray(y)
-    drawn, curve = y_k, _fit(x, y_k)
-    for _ in range(ROUNDS):
-        at = curve.mean(curve.x)[np.searchsorted(curve.x, x)]
-        reach = OUTLIER * curve.spread
-        update = np.clip(y_k, at - reach, at + reach)
-        if np.allclose(update, drawn, rtol=0.0, atol=0.05 * reach):
-            return curve
-        drawn, curve = update, _fit(x, update)
-    return curve
+    """Fit a curve to trials (d_k, y_k), averaged over which of them are outliers.
+
+    Over the likeliest set that a search by single trials finds, and all sets that differ from it in
+    one trial. Where no single trial is better called an outlier, the search goes one step downhill,
+    unless all are steep: two outliers may hide each other.
+    """
+    x, scores = np.log(np.asarray(d, dtype=float)), np.asarray(y)
+    single = np.eye(len(d), dtype=bool)
+    odd, best, kept = np.zeros(len(d), dtype=bool), -np.inf, list[tuple[Flags, Flags]]()
+    uphill = True
+    while True:
+        _, here, there = _fit(x, scores, odd)
+        evidence, neighbours = logsumexp(here), logsumexp(there, axis=0)
+        before, uphill = uphill, bool(evidence > best)
+        if uphill:
+            best, least = evidence, evidence + np.log(DROP)
+            near = np.flatnonzero(neighbours > least)
+            kept = [(odd, here > least), *((odd ^ single[k], there[:, k] > least) for k in near)]
+        if not (before or uphill) or neighbours.max() < best + (ODDS if uphill else 1e-9):
+            break
+        odd = odd ^ single[neighbours.argmax()]
+    return _average([_fit(x, scores, *which)[:2] for which in kept if which[1].any()])
 
 
+_BY_HYPOTHESIS = ("length", "power", "inverse", "beta", "beta_cov", "alpha", "spread2")
 _PAIRS = np.array([(r * r, length) for r in RATIOS for length in LENGTHS])
 _POWER, _LENGTH = _PAIRS[:, 0], _PAIRS[:, 1]
 
 
-def _fit(x_k: Array, y_k: Array) -> Curve:
-    """Generalised least squares for every (r, l); only means and counts at each d matter."""
-    x, index, n = np.unique(x_k, return_inverse=True, return_counts=True)
-    ybar = np.bincount(index, y_k) / n
-    within = float(((y_k - ybar[index]) ** 2).sum())
+def _fit(
+    x_k: Array, y_k: Array, odd: Flags, pairs: Flags | slice = slice(None)
+) -> tuple[Curve, Array, Array]:
+    """Generalised least squares for every (r, l), or those of `pairs`, with outliers `odd` (n,).
+
+    Returns the log evidence of each (r, l), too: of these outliers (h,), and of those that differ
+    from them in one trial (h, n). Only means and precisions at each d matter.
+    """
+    x, index = np.unique(x_k, return_inverse=True)
+    power, length = _POWER[pairs], _LENGTH[pairs]  # (h,)
+    v = np.where(odd, WIDE**-2, 1.0)  # (n,)
+    n = np.bincount(index, v)
+    ybar = np.bincount(index, v * y_k) / n
+    within = float((v * (y_k - ybar[index]) ** 2).sum())
     H = np.stack([np.ones_like(x), x - x.mean()], axis=-1)  # (m, 2)
-    C = _POWER[:, None, None] * matern(x[:, None] - x, _LENGTH) + np.diag(1.0 / n)
-    inverse = np.linalg.inv(C)
-    gram = H.T @ inverse @ H  # (h, 2, 2)
+    C = power[:, None, None] * matern(x[:, None] - x, length) + np.diag(1.0 / n)
+    inverse = np.asarray(np.linalg.inv(C), dtype=np.float64)
+    solved = inverse @ H  # (h, m, 2)
+    gram = H.T @ solved  # (h, 2, 2)
     beta_cov = np.linalg.inv(gram)
-    beta = (beta_cov @ (H.T @ inverse @ ybar)[..., None])[..., 0]
+    beta = (beta_cov @ (solved.transpose(0, 2, 1) @ ybar)[..., None])[..., 0]
     residual = ybar - beta @ H.T  # (h, m)
     alpha = (inverse @ residual[..., None])[..., 0]
     dof = len(x_k) - 2 + PRIOR_DOF
     total = within + (residual * alpha).sum(-1) + PRIOR_DOF * PRIOR_SPREAD**2
-    stray = 0.5 * np.log(_POWER * total / dof)
-    evidence = -0.5 * (_logdet(C) + _logdet(gram) + dof * np.log(total))
-    evidence -= 0.5 * ((stray - np.log(STRAY)) / STRAY_SD) ** 2
-    weight = np.exp(evidence - evidence.max())
-    keep = weight > DROP
-    return Curve(
+    dets = _logdet(C) + _logdet(gram) + np.log(n).sum() - np.log(v).sum()
+    evidence = _evidence(power, dets, total, dof) + odd.sum() * ODDS
+    # With another precision of trial k, the covariance of all trials is A + c e_k e_k'. By the
+    # matrix determinant lemma and Sherman and Morrison, Q = A^-1 - A^-1 H (H' A^-1 H)^-1 H' A^-1:
+    q = np.diagonal(inverse, axis1=1, axis2=2) - ((solved @ beta_cov) * solved).sum(-1)  # (h, m)
+    share = v / n[index]
+    q_kk = v - v * share + share**2 * q[:, index]  # (h, n)
+    q_y = v * (y_k - ybar[index]) + share * alpha[:, index]
+    c = np.where(odd, 1.0 - WIDE**2, WIDE**2 - 1.0)
+    grown = 1.0 + c * q_kk
+    others = dets[:, None] + np.log(grown), total[:, None] - c * q_y**2 / grown
+    flipped = _evidence(power[:, None], *others, dof) + (odd.sum() + np.where(odd, -1, 1)) * ODDS
+    curve = Curve(
         x,
-        length=_LENGTH[keep],
-        power=_POWER[keep],
-        inverse=inverse[keep],
-        beta=beta[keep],
-        beta_cov=beta_cov[keep],
-        alpha=alpha[keep],
-        spread2=total[keep] / dof,
-        weight=weight[keep] / weight[keep].sum(),
+        length=length,
+        power=power,
+        inverse=inverse,
+        beta=beta,
+        beta_cov=beta_cov,
+        alpha=alpha,
+        spread2=total / dof,
+        weight=np.exp(evidence - logsumexp(evidence)),
         dof=dof,
     )
+    return curve, evidence, flipped
+
+
+def _evidence(power: Array, dets: Array, total: Array, dof: float) -> Array:
+    """Log marginal likelihood, s^2 integrated out, and log prior of how far the curve strays."""
+    stray = 0.5 * np.log(power * total / dof)
+    return np.asarray(
+        -0.5 * (dets + dof * np.log(total)) - 0.5 * ((stray - np.log(STRAY)) / STRAY_SD) ** 2
+    )
+
+
+def _average(parts: Sequence[tuple[Curve, Array]]) -> Curve:
+    """One curve of all hypotheses of several through the same x, with their evidence (h,)."""
+    curves, evidences = zip(*parts, strict=True)
+    joined = {key: np.concatenate([getattr(one, key) for one in curves]) for key in _BY_HYPOTHESIS}
+    evidence = np.concatenate(evidences)
+    weight = np.exp(evidence - logsumexp(evidence))
+    curve: Curve = replace(curves[0], **joined, weight=weight)
+    return curve
 
 
 def _logdet(a: Array) -> Array:
