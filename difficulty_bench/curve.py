@@ -38,7 +38,10 @@ MIN_TRIALS = 5  # below this, and at a single d, the curve says less than the pa
 
 @dataclass(frozen=True)
 class Curve:
-    """Posterior of the mean score; h runs over (r, l) and v, i over the m distinct d."""
+    """Posterior of the mean score.
+
+    h runs over (r, l) and sets of outliers, i over the m distinct d, k over the n trials.
+    """
 
     x: Array  # (m,) log d
     length: Array  # (h,) l
@@ -48,6 +51,7 @@ class Curve:
     beta_cov: Array  # (h, 2, 2), in units of spread2
     alpha: Array  # (h, m) inverse @ residual from the line
     spread2: Array  # (h,) s^2
+    odd: Array  # (h, n) 1 for an outlier, else 0
     weight: Array  # (h,) posterior
     dof: float
 
@@ -83,6 +87,11 @@ class Curve:
         off = self._located(k, x)
         off = off - self.weight @ off
         return np.asarray(within + (self.weight[:, None] * off).T @ off)
+
+    @property
+    def outlier(self) -> Array:
+        """The probability that trial k is an outlier, (n,)."""
+        return np.asarray(self.weight @ self.odd)
 
     @cached_property
     def spread(self) -> float:
@@ -134,7 +143,7 @@ def fit(d: tuple[int, ...], y: tuple[float, ...]) -> Curve:
     return _average([_fit(x, scores, *which)[:2] for which in kept if which[1].any()])
 
 
-_BY_HYPOTHESIS = ("length", "power", "inverse", "beta", "beta_cov", "alpha", "spread2")
+_BY_HYPOTHESIS = ("length", "power", "inverse", "beta", "beta_cov", "alpha", "spread2", "odd")
 _PAIRS = np.array([(r * r, length) for r in RATIOS for length in LENGTHS])
 _POWER, _LENGTH = _PAIRS[:, 0], _PAIRS[:, 1]
 
@@ -185,6 +194,7 @@ def _fit(
         beta_cov=beta_cov,
         alpha=alpha,
         spread2=total / dof,
+        odd=np.tile(odd.astype(float), (len(power), 1)),
         weight=np.exp(evidence - logsumexp(evidence)),
         dof=dof,
     )

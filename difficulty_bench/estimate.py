@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .baseline import measure_baseline
-from .belief import WINDOW, Belief, Threshold, Trials, believe
+from .belief import WINDOW, Belief, ScoreBelief, Threshold, Trials, believe
 from .crossing import Crossing, locate
 from .results import Outcome, Request
 from .tuning import relevant
@@ -30,7 +30,9 @@ class Estimate:
     """What a study says so far; None where it cannot say yet.
 
     `baseline_*` describe the native trials (sd over seeds, n - 1), `n_trials`, `n_failed` and
-    `compute_s` (seconds) every training that was spent, pilots and baselines included.
+    `compute_s` (seconds) every training that was spent, pilots and baselines included. `outliers`
+    are subspace trials, (d, score) with None for a failed one, that hardly count: under the `score`
+    likelihood they are more likely outliers than not.
     """
 
     floor: float
@@ -43,6 +45,7 @@ class Estimate:
     n_trials: int
     n_failed: int
     compute_s: float
+    outliers: tuple[tuple[int, float | None], ...]
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def estimate(task: Task, D: int, outcomes: Mapping[Request, Outcome]) -> Estimat
         n_trials=len(used),
         n_failed=sum(outcome.score is None for outcome in used.values()),
         compute_s=sum(outcome.cost_s for outcome in used.values()),
+        outliers=_outliers(Trials.of(subspace_trials(used)), local, global_),
     )
 
 
@@ -97,6 +101,15 @@ def targets(task: Task, outcomes: Mapping[Request, Outcome]) -> tuple[Target | N
     else:  # one native trial does not know how far off it is
         local = Target(raws[0], None, Crossing(raws[0]))
     return local, data.target(raws[1]) if len(raws) > 1 else None
+
+
+def _outliers(trials: Trials, *found: Target | None) -> tuple[tuple[int, float | None], ...]:
+    """Of `trials`, raw scores in canonical order; one curve serves both thresholds."""
+    beliefs = [target.belief for target in found if target is not None]
+    curves = [belief.curve for belief in beliefs if isinstance(belief, ScoreBelief)]
+    chance = curves[0].outlier if curves else np.zeros(len(trials.d))
+    each = zip(trials.d, trials.y, chance, strict=True)
+    return tuple((d, score) for d, score, p in each if p > 0.5)
 
 
 def subspace_trials(outcomes: Mapping[Request, Outcome]) -> list[tuple[int, float | None]]:

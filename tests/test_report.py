@@ -153,6 +153,21 @@ def test_failed_trials_are_counted_and_their_reasons_kept(table: dict[str, dict[
     assert next(p for p in found["tested"] if p["d"] == 2)["failed"] == 2
 
 
+def test_trials_that_hardly_count_are_named() -> None:
+    of = recorded.reading()
+    odd = [
+        recorded.result(of, "trial", 222, 7, 0.0625),
+        recorded.result(of, "trial", 1999, 7, None),
+    ]
+    with recorded.fill(Store.in_memory(), of, [*recorded.known_study(), *odd]) as source:
+        (found,) = rows(source)
+        page = markdown([found], Figures())
+    assert found["outliers"] == [{"d": 222, "score": 0.0625}, {"d": 1999, "score": None}]
+    said = "0.0625 at d = 222, failed at d = 1,999: unlike the other trials, so they hardly count"
+    assert f"- outliers: {said}" in page
+    assert f"outliers   {said}" in row_text(found)
+
+
 @pytest.mark.parametrize(
     ("task", "local", "global_"), [("control", 0.9 * 498, 475.0), ("known", 0.88, 0.9)]
 )

@@ -159,6 +159,7 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "published", _published(row)
     yield "seeds", _seeds(row)
     yield "failures", _failures(row)
+    yield "outliers", text.outliers(row)
     yield "command", ", ".join(code(command) for command in row["command"] if command)
     yield "hardware", _environment(row, ("device", "processor", "cores"))
     yield "versions", _environment(row, _versions(row))

@@ -91,6 +91,7 @@ def _measured(report: StudyReport) -> dict[str, Any]:
         "n_trials": len(results),
         "n_failed": len(states) - states.count("complete"),
         "compute_s": sum(result.wall_s for result in results),
+        "outliers": [{"d": d, "score": y} for d, y in (found.outliers if found else ())],
         "error": report.error,
         "lr_multipliers": _multipliers(report),
         "tested": [_point(report, n) for n in range(len(report.points))],

@@ -134,6 +134,15 @@ def trials(row: Row) -> str:
     return f"{row['n_trials']}{failed}"
 
 
+def outliers(row: Row) -> str:
+    """`0.2 at d = 500, failed at d = 800: hardly count`; empty where there are none."""
+    found = [
+        f"{'failed' if one['score'] is None else score(one['score'])} at d = {one['d']:,}"
+        for one in row["outliers"]
+    ]
+    return f"{', '.join(found)}: unlike the other trials, so they hardly count" if found else ""
+
+
 def variant(row: Row) -> str:
     """What sets apart two rows of one task: `hashed, tuned lr, agent.epochs=3`."""
     told = {f"projection={row['projection']}", f"lr_rule={row['lr_rule']}"}
@@ -160,6 +169,7 @@ def row_text(row: Row) -> str:
         f"  baseline   {baseline(row)}; floor {score(row['floor'])}",
         f"  paper rule {paper_rule(row)}; published {published(row)}",
         f"  trials     {trials(row)}; {duration(row['compute_s'])} of training",
+        *([f"  outliers   {outliers(row)}"] if row["outliers"] else []),
     ]
     return "\n".join(lines)
 
