@@ -59,7 +59,7 @@ class Protocol:
     def describe(self, num_actions: int) -> str:
         pixels = f"{self.image_size}x{self.image_size} grey, maximum of the last 2 frames"
         view = (
-            f"{pixels}, less the background"
+            f"{pixels}, less the background, of variance 1"
             if self.obs == "pixels"
             else "128 bytes of RAM, as ranks and changes"
         )
