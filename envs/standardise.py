@@ -45,7 +45,7 @@ class Background:
 
     Most of a screen never changes, and the few pixels that do are all that there is to learn from.
     As numbers from 0 to 1 they are a small part of what a network sees, and too small for its
-    initial weights (Pong: 0.017, root mean square): PPO learned from them several times slower.
+    initial weights (Pong: 0.017, root mean square): pilots of PPO learned far slower from them.
     """
 
     def __init__(self, make: Callable[[], gym.vector.VectorEnv]) -> None:

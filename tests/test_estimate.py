@@ -372,8 +372,13 @@ class TestBelief:
             is None
         )
 
-    RISE: ClassVar[dict[int, list[float]]] = {50: [0.3], 100: [0.6, 0.62], 200: [0.86, 0.84], 300: [0.94, 0.93],
-                      800: [0.98, 0.99]}  # fmt: skip
+    RISE: ClassVar[dict[int, list[float]]] = {
+        50: [0.3],
+        100: [0.6, 0.62],
+        200: [0.86, 0.84],
+        300: [0.94, 0.93],
+        800: [0.98, 0.99],
+    }
 
     @pytest.mark.parametrize(
         "odd",
