@@ -1,14 +1,22 @@
-"""The README's own problems, as a reader would paste them."""
+"""The README's own problems, as a reader would paste them, and its figures, as measured."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from difficulty_bench.exchange import read
+from difficulty_bench.report import row_text, rows
+from difficulty_bench.report.text import count
 
 from .test_study import ROOT, bench
 
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 
 
 def paste(folder: Path) -> None:
@@ -37,3 +45,29 @@ def test_an_own_environment_is_accepted(tmp_path: Path) -> None:
     finished = bench("run", *own, "--dry-run", cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert "D = 4803" in finished.stdout
+
+
+@pytest.fixture(scope="module")
+def measured() -> list[dict[str, Any]]:
+    """The rows of the committed results, estimated anew."""
+    with read(ROOT / "reports" / "results.jsonl") as source:
+        return rows(source)
+
+
+def test_the_readme_shows_a_row_as_it_is_printed(measured: list[dict[str, Any]]) -> None:
+    (shown,) = [text.strip() for _, text in BLOCKS if text.startswith("mnist-lenet")]
+    printed = [row_text(row) for row in measured]
+    assert shown in [text for text in printed if text.splitlines()[0] == shown.splitlines()[0]]
+
+
+def test_every_interval_of_the_readme_is_a_measured_one(measured: list[dict[str, Any]]) -> None:
+    measures = {"d_int90": "ci", "bits": "bits_ci"}
+    known = {
+        tuple(count(row[key + suffix]) for key in (value, f"{interval}_low", f"{interval}_high"))
+        for value, interval in measures.items()
+        for suffix in ("", "_global")
+        for row in measured
+    }
+    cited = re.findall(r"([\d,]+)\s+\[([\d,]+),\s+([\d,]+|–)\]", README)
+    assert len(cited) > 10
+    assert set(cited) <= known
