@@ -141,6 +141,11 @@ def proportional(mean: float, rng: np.random.Generator) -> float:
     return mean + 0.125 * max(1.0 - mean, 0.02) * float(rng.standard_normal())
 
 
+def diverging(mean: float, rng: np.random.Generator) -> float:
+    """Seeds spread the more the better they are: .01 at 1 - score = .2, .02 at .1."""
+    return mean + 0.002 / max(1.0 - mean, 0.02) * float(rng.standard_normal())
+
+
 def heavy_tailed(mean: float, rng: np.random.Generator) -> float:
     return mean + 0.01 * float(rng.standard_t(3))
 
@@ -203,6 +208,8 @@ _HELD_OUT: list[tuple[str, Literal["score", "pass"], Callable[..., World], float
      "all or nothing, p(d) logistic in log d with width .3; precision 1.5, as for control"),
     ("stuck", "score", held_out(noisy, stuck, 0.01, above=STUCK_LEVEL), 1.25,
      "errors fall as d^-0.85, sd 0.01, one training in ten ends anywhere from .1 to .7"),
+    ("diverging", "score", held_out(noisy, diverging, 0.01), 1.25,
+     "errors fall as d^-0.85, seeds spread by .002 over the error, so more and more as d grows"),
 ]  # fmt: skip
 
 # Ranges of the recorded curves are those of tasks.yaml. Spreads: 0.01 between seeds near the

@@ -69,7 +69,8 @@ class ScoreBelief:
     def width(self, first: int, last: int) -> float | None:
         """Factor in d over which the mean score rises through one spread about the threshold."""
         x = np.log(geometric(first, last, 1.02))
-        z = np.maximum.accumulate((self.curve.mean(x) - self.threshold.value) / self.curve.spread)
+        off = self.curve.mean(x) - self.threshold.value
+        z = np.maximum.accumulate(off / self.curve.spread(x))
         if z[0] > -ONE_SIGMA or z[-1] < ONE_SIGMA:
             return None
         low, high = np.interp([-ONE_SIGMA, ONE_SIGMA], z, x)

@@ -5,17 +5,18 @@ With normalised scores y of trials j at d_i (universal kriging; Rasmussen & Will
     y_ij = b0 + b1 (x_i - xbar) + g(x_i) + e_ij,   e_ij ~ N(0, s^2 / v_ij),   g ~ GP(0, s^2 r^2 k_l)
 
 where k_l is the Matern-5/2 kernel with length l, b has a flat prior and s^2 a weak inverse-gamma
-one, so that given (r, l) and the precisions v the curve at any x is Student-t. v is 1, or, for an
-outlier, 1 / WIDE^2; a trial is one with probability ODD: a contaminated normal (Tukey 1960; Box &
-Tiao 1968). (r, l) run over a small grid, and with the likely sets of outliers are averaged by
-their marginal likelihoods. See docs/estimate.md.
+one, so that given (r, l) and the precisions v the curve at any x is Student-t. v grows with d as
+d^(2 c), c the decay of the spread, and is WIDE^2 times smaller for an outlier; a trial is one with
+probability ODD: a contaminated normal (Tukey 1960; Box & Tiao 1968). (r, l, c) run over a small
+grid, and with the likely sets of outliers are averaged by their marginal likelihoods. See
+docs/estimate.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ Flags = NDArray[np.bool_]
 LENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)  # l, in units of log d: factors of 1.1 to 5 in d
 RATIOS = (1.0, 3.0, 9.0, 27.0, 81.0)  # r: how far the curve strays from a line, in spreads s
 STRAY, STRAY_SD = 0.3, 1.0  # log-normal prior of r s, the same in normalised score
+DECAYS = (-0.5, 0.0, 0.5, 1.0, 1.5)  # c: seeds at d spread as d^-c ...
+DECAY, DECAY_SD = 0.5, 0.7  # ... normal prior of c
 PRIOR_DOF = 1.0  # the prior of the spread is worth one trial ...
 PRIOR_SPREAD = 0.01  # ... of this spread in normalised score: that of MNIST's seeds
 ODD = 0.05  # prior probability that a trial is an outlier ...
@@ -40,12 +43,14 @@ MIN_TRIALS = 5  # below this, and at a single d, the curve says less than the pa
 class Curve:
     """Posterior of the mean score.
 
-    h runs over (r, l) and sets of outliers, i over the m distinct d, k over the n trials.
+    h runs over (r, l, c) and sets of outliers, i over the m distinct d, k over the n trials.
     """
 
     x: Array  # (m,) log d
+    centre: float  # mean log d of the trials, where their spread is s
     length: Array  # (h,) l
     power: Array  # (h,) r^2
+    decay: Array  # (h,) c
     inverse: Array  # (h, m, m) of r^2 k + diag(1 / n), n_i the sum of v at d_i
     beta: Array  # (h, 2)
     beta_cov: Array  # (h, 2, 2), in units of spread2
@@ -93,10 +98,9 @@ class Curve:
         """The probability that trial k is an outlier, (n,)."""
         return np.asarray(self.weight @ self.odd)
 
-    @cached_property
-    def spread(self) -> float:
-        """Standard deviation of one trial about the mean score."""
-        return float(np.sqrt(self.weight @ self.spread2))
+    def spread(self, x: Array) -> Array:
+        """Standard deviation at x of one trial about the mean score, (X,)."""
+        return np.sqrt((self.weight * self.spread2) @ _fading(self.decay, x - self.centre))
 
     def above(self, x: Array, threshold: float, variance: float = 0.0, dof: float = 1.0) -> Array:
         """P(mean score at x >= threshold | data), (X,), for a threshold known to `variance`.
@@ -143,52 +147,60 @@ def fit(d: tuple[int, ...], y: tuple[float, ...]) -> Curve:
     return _average([_fit(x, scores, *which)[:2] for which in kept if which[1].any()])
 
 
-_BY_HYPOTHESIS = ("length", "power", "inverse", "beta", "beta_cov", "alpha", "spread2", "odd")
-_PAIRS = np.array([(r * r, length) for r in RATIOS for length in LENGTHS])
-_POWER, _LENGTH = _PAIRS[:, 0], _PAIRS[:, 1]
+_BY_HYPOTHESIS = (
+    "length", "power", "decay", "inverse", "beta", "beta_cov", "alpha", "spread2", "odd",
+)  # fmt: skip
+_GRID = np.array([(r * r, length, c) for r in RATIOS for length in LENGTHS for c in DECAYS])
 
 
 def _fit(
-    x_k: Array, y_k: Array, odd: Flags, pairs: Flags | slice = slice(None)
+    x_k: Array, y_k: Array, odd: Flags, which: Flags | slice = slice(None)
 ) -> tuple[Curve, Array, Array]:
-    """Generalised least squares for every (r, l), or those of `pairs`, with outliers `odd` (n,).
+    """Generalised least squares for every (r, l, c), or those of `which`, with outliers `odd` (n,).
 
-    Returns the log evidence of each (r, l), too: of these outliers (h,), and of those that differ
-    from them in one trial (h, n). Only means and precisions at each d matter.
+    Returns the log evidence of each (r, l, c), too: of these outliers (h,), and of those that
+    differ from them in one trial (h, n). Only means and precisions at each d matter.
     """
     x, index = np.unique(x_k, return_inverse=True)
-    power, length = _POWER[pairs], _LENGTH[pairs]  # (h,)
-    v = np.where(odd, WIDE**-2, 1.0)  # (n,)
-    n = np.bincount(index, v)
-    ybar = np.bincount(index, v * y_k) / n
-    within = float((v * (y_k - ybar[index]) ** 2).sum())
+    at = np.eye(len(x))[index]  # (n, m)
+    power, length, decay = _GRID[which].T  # (h,)
+    usual = 1.0 / _fading(decay, x_k - x_k.mean())  # (h, n)
+    v = np.where(odd, WIDE**-2, 1.0) * usual
+    n = v @ at  # (h, m)
+    ybar = (v * y_k) @ at / n
+    off = y_k - ybar[:, index]  # (h, n)
+    within = (v * off**2).sum(-1)
     H = np.stack([np.ones_like(x), x - x.mean()], axis=-1)  # (m, 2)
-    C = power[:, None, None] * matern(x[:, None] - x, length) + np.diag(1.0 / n)
+    C = power[:, None, None] * matern(x[:, None] - x, length)
+    C[:, *np.diag_indices(len(x))] += 1.0 / n
     inverse = np.asarray(np.linalg.inv(C), dtype=np.float64)
     solved = inverse @ H  # (h, m, 2)
     gram = H.T @ solved  # (h, 2, 2)
     beta_cov = np.linalg.inv(gram)
-    beta = (beta_cov @ (solved.transpose(0, 2, 1) @ ybar)[..., None])[..., 0]
+    beta = (beta_cov @ (solved.transpose(0, 2, 1) @ ybar[..., None]))[..., 0]
     residual = ybar - beta @ H.T  # (h, m)
     alpha = (inverse @ residual[..., None])[..., 0]
     dof = len(x_k) - 2 + PRIOR_DOF
     total = within + (residual * alpha).sum(-1) + PRIOR_DOF * PRIOR_SPREAD**2
-    dets = _logdet(C) + _logdet(gram) + np.log(n).sum() - np.log(v).sum()
-    evidence = _evidence(power, dets, total, dof) + odd.sum() * ODDS
-    # With another precision of trial k, the covariance of all trials is A + c e_k e_k'. By the
+    dets = _logdet(C) + _logdet(gram) + np.log(n).sum(-1) - np.log(v).sum(-1)
+    evidence = _evidence(power, decay, dets, total, dof) + odd.sum() * ODDS
+    # With another precision of trial k, the covariance of all trials is A + a e_k e_k'. By the
     # matrix determinant lemma and Sherman and Morrison, Q = A^-1 - A^-1 H (H' A^-1 H)^-1 H' A^-1:
     q = np.diagonal(inverse, axis1=1, axis2=2) - ((solved @ beta_cov) * solved).sum(-1)  # (h, m)
-    share = v / n[index]
+    share = v / n[:, index]
     q_kk = v - v * share + share**2 * q[:, index]  # (h, n)
-    q_y = v * (y_k - ybar[index]) + share * alpha[:, index]
-    c = np.where(odd, 1.0 - WIDE**2, WIDE**2 - 1.0)
-    grown = 1.0 + c * q_kk
-    others = dets[:, None] + np.log(grown), total[:, None] - c * q_y**2 / grown
-    flipped = _evidence(power[:, None], *others, dof) + (odd.sum() + np.where(odd, -1, 1)) * ODDS
+    q_y = v * off + share * alpha[:, index]
+    a = np.where(odd, 1.0 - WIDE**2, WIDE**2 - 1.0) / usual
+    grown = 1.0 + a * q_kk
+    others = dets[:, None] + np.log(grown), total[:, None] - a * q_y**2 / grown
+    flipped = _evidence(power[:, None], decay[:, None], *others, dof)
+    flipped += (odd.sum() + np.where(odd, -1, 1)) * ODDS
     curve = Curve(
         x,
+        centre=float(x_k.mean()),
         length=length,
         power=power,
+        decay=decay,
         inverse=inverse,
         beta=beta,
         beta_cov=beta_cov,
@@ -201,12 +213,16 @@ def _fit(
     return curve, evidence, flipped
 
 
-def _evidence(power: Array, dets: Array, total: Array, dof: float) -> Array:
-    """Log marginal likelihood, s^2 integrated out, and log prior of how far the curve strays."""
+def _fading(decay: Array, x: Array) -> Array:
+    """Variance of one trial at x (X,) in units of that at x = 0, for every decay (h,): (h, X)."""
+    return np.asarray(np.exp(-2.0 * decay[:, None] * x))
+
+
+def _evidence(power: Array, decay: Array, dets: Array, total: Array, dof: float) -> Array:
+    """Log marginal likelihood, s^2 integrated out, and log prior of decay and of r s."""
     stray = 0.5 * np.log(power * total / dof)
-    return np.asarray(
-        -0.5 * (dets + dof * np.log(total)) - 0.5 * ((stray - np.log(STRAY)) / STRAY_SD) ** 2
-    )
+    off = (stray - np.log(STRAY)) / STRAY_SD, (decay - DECAY) / DECAY_SD
+    return np.asarray(-0.5 * (dets + dof * np.log(total) + off[0] ** 2 + off[1] ** 2))
 
 
 def _average(parts: Sequence[tuple[Curve, Array]]) -> Curve:

@@ -45,7 +45,7 @@ class Prospect(Protocol):
 class ScoreProspect:
     def __init__(self, belief: ScoreBelief, d: Dims, baseline_n: int) -> None:
         self.cov = belief.curve.covariance(np.log(d))  # (C, C)
-        self.noise = belief.curve.spread**2
+        self.noise = belief.curve.spread(np.log(d)) ** 2  # (C,)
         self.weight = crossing_mass(belief.above(d))  # (C,)
         self.variance, self.n = belief.threshold.variance, baseline_n
 
@@ -61,7 +61,7 @@ class ScoreProspect:
             self.variance, self.n = self.variance * self.n / (self.n + 1), self.n + 1
         else:
             column = self.cov[:, index]
-            self.cov = self.cov - np.outer(column, column) / (column[index] + self.noise)
+            self.cov = self.cov - np.outer(column, column) / (column[index] + self.noise[index])
 
 
 class PassProspect:

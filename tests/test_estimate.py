@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from dataclasses import replace
@@ -418,22 +419,24 @@ class TestBelief:
 
 class TestCurve:
     @pytest.mark.parametrize("at", [None, 4])
-    def test_is_gaussian_process_regression(self, at):
-        """For one (r, l), against the textbook formula with a wide explicit prior on the line."""
+    @pytest.mark.parametrize("h", [15, 18, 119])
+    def test_is_gaussian_process_regression(self, h, at):
+        """For one (r, l, c), against the textbook formula with a wide prior on the line."""
         rng = np.random.default_rng(0)
         d = np.array([20, 50, 50, 90, 200, 200, 400, 900])
         y = 0.2 * np.log(d) - 0.3 + 0.02 * rng.standard_normal(len(d))
         odd = np.arange(len(d)) == at
         fitted, _, _ = curve._fit(np.log(d), y, odd)
-        h, x = 3, np.log(np.array([70.0, 300.0]))
-        r2, length = fitted.power[h], fitted.length[h : h + 1]
+        x = np.log(np.array([70.0, 300.0]))
+        r2, length, c = fitted.power[h], fitted.length[h : h + 1], fitted.decay[h]
 
         def prior(a, b):
             line = 1e6 * (1.0 + (a[:, None] - x0) * (b - x0))
             return line + r2 * curve.matern(a[:, None] - b, length)[0]
 
         x0, data = fitted.x.mean(), np.log(d)
-        solve = np.linalg.inv(prior(data, data) + np.diag(np.where(odd, curve.WIDE**2, 1.0)))
+        noise = np.where(odd, curve.WIDE**2, 1.0) * np.exp(-2 * c * (data - data.mean()))
+        solve = np.linalg.inv(prior(data, data) + np.diag(noise))
         mean = prior(x, data) @ solve @ y
         cov = np.diag(prior(x, x) - prior(x, data) @ solve @ prior(data, x))
         located, scale2 = fitted.moments(x)
@@ -449,26 +452,27 @@ class TestCurve:
         H = np.stack([np.ones(7), x - np.unique(x).mean()], axis=-1)
         dof = 7 - 2 + curve.PRIOR_DOF
 
-        def expected(r, length, flags):
+        def expected(r, length, c, flags):
             A = r * r * curve.matern(x[:, None] - x, np.array([length]))[0]
-            A += np.diag(np.where(flags, curve.WIDE**2, 1.0))
+            A += np.diag(np.where(flags, curve.WIDE**2, 1.0) * np.exp(-2 * c * (x - x.mean())))
             solve = np.linalg.inv(A)
             gram = H.T @ solve @ H
             rest = y - H @ np.linalg.solve(gram, H.T @ solve @ y)
             total = rest @ solve @ rest + curve.PRIOR_DOF * curve.PRIOR_SPREAD**2
             stray = np.log(r * np.sqrt(total / dof) / curve.STRAY) / curve.STRAY_SD
-            prior = flags.sum() * np.log(curve.ODD / (1 - curve.ODD)) - stray**2 / 2
+            decay = (c - curve.DECAY) / curve.DECAY_SD
+            prior = flags.sum() * np.log(curve.ODD / (1 - curve.ODD)) - (stray**2 + decay**2) / 2
             dets = np.linalg.slogdet(A)[1] + np.linalg.slogdet(gram)[1]
             return prior - (dets + dof * np.log(total)) / 2, total / dof
 
         fitted, here, there = curve._fit(x, y, flags)
-        pairs = [(r, length) for r in curve.RATIOS for length in curve.LENGTHS]
-        for h, (r, length) in enumerate(pairs):
-            log, spread2 = expected(r, length, flags)
+        grid = itertools.product(curve.RATIOS, curve.LENGTHS, curve.DECAYS)
+        for h, hypothesis in enumerate(grid):
+            log, spread2 = expected(*hypothesis, flags)
             assert here[h] == pytest.approx(log, rel=1e-6, abs=1e-6)
             assert fitted.spread2[h] == pytest.approx(spread2)
             for k in range(7):
-                flipped, _ = expected(r, length, flags ^ (np.arange(7) == k))
+                flipped, _ = expected(*hypothesis, flags ^ (np.arange(7) == k))
                 assert there[h, k] == pytest.approx(flipped, rel=1e-6, abs=1e-6)
         np.testing.assert_allclose(fitted.weight, np.exp(here) / np.exp(here).sum())
 
@@ -501,12 +505,13 @@ class TestCurve:
             fitted, **{k: getattr(fitted, k)[:1] for k in curve._BY_HYPOTHESIS}, weight=np.ones(1)
         )
         data, centre = np.log(np.array(d)), fitted.x.mean()
+        noise = np.exp(-2 * one.decay * (data - data.mean()))
 
         def prior(a, b):
             line = 1e5 * (1.0 + (a[:, None] - centre) * (b - centre))
             return line + one.power[0] * curve.matern(a[:, None] - b, one.length)[0]
 
-        solve = np.linalg.inv(prior(data, data) + np.eye(8))
+        solve = np.linalg.inv(prior(data, data) + np.diag(noise))
         expected = prior(x, x) - prior(x, data) @ solve @ prior(data, x)
         np.testing.assert_allclose(
             one.covariance(x) / one.spread2[0], expected, rtol=1e-2, atol=1e-3
@@ -532,13 +537,26 @@ class TestCurve:
 
     def test_outliers_hardly_count(self):
         d = tuple([50] * 4 + [100] * 6 + [200] * 6 + [400] * 4)
-        clean = [0.6, 0.61, 0.59, 0.6] + [0.8, 0.81, 0.79] * 2 + [0.92, 0.93, 0.91] * 2 + [0.97] * 4
+        clean = [0.6, 0.61, 0.59, 0.6] + [0.8, 0.81, 0.79] * 2 + [0.92, 0.93, 0.91] * 2
+        clean += [0.97, 0.96, 0.98, 0.97]
         spoiled = [*clean]
         spoiled[4], spoiled[12], spoiled[16] = 1.2, 0.2, 0.25  # the last two hide each other
         x = np.log([50.0, 100.0, 200.0, 400.0])
         one, other = (curve.fit(d, tuple(y)) for y in (clean, spoiled))
         np.testing.assert_allclose(one.mean(x), other.mean(x), atol=0.005)
-        assert other.spread < 1.5 * one.spread
+        assert (other.spread(x) < 1.5 * one.spread(x)).all()
+
+    def test_the_spread_between_seeds_may_change_with_d(self):
+        """Four times as large at 50 as at 200: the mean is known that much less there."""
+        at = [-1.5, -0.5, 0.5, 1.5, -1.0, 1.0, 0.0]
+        d = tuple(np.repeat([50, 100, 200], len(at)))
+        y = tuple(m + s * z for m, s in [(0.6, 0.04), (0.75, 0.02), (0.85, 0.01)] for z in at)
+        fitted, x = curve.fit(d, y), np.log([50.0, 200.0])
+        low, high = fitted.spread(x)
+        assert low / high == pytest.approx(4.0, rel=0.2)
+        np.testing.assert_allclose(high, 0.01, rtol=0.3)
+        low, high = fitted.weight @ fitted.moments(x)[1]
+        assert 2.5 < np.sqrt(low / high) < 5.0
 
 
 class TestPsychometric:

@@ -356,7 +356,8 @@ class TestDesign:
         """1/2 log of the variance of score - threshold where it crosses, before and after."""
         belief: Any = SimpleNamespace(
             curve=SimpleNamespace(
-                covariance=lambda x: np.array([[0.04, 0.02], [0.02, 0.09]]), spread=0.1
+                covariance=lambda x: np.array([[0.04, 0.02], [0.02, 0.09]]),
+                spread=lambda x: np.array([0.1, 0.2]),
             ),
             above=lambda d: np.array([1.0, 1.0]),  # surely at the first candidate
             threshold=SimpleNamespace(variance=0.01),
@@ -366,7 +367,7 @@ class TestDesign:
         def nats(before: float, *after: float) -> list[float]:
             return [0.5 * float(np.log(before / x)) for x in after]
 
-        afterwards = (0.05 - 0.04**2 / 0.05, 0.05 - 0.02**2 / 0.1, 0.04 + 0.01 * 4 / 5)
+        afterwards = (0.05 - 0.04**2 / 0.05, 0.05 - 0.02**2 / 0.13, 0.04 + 0.01 * 4 / 5)
         np.testing.assert_allclose(found.gain(), nats(0.05, *afterwards))
         found.add(2)  # a native seed
         np.testing.assert_allclose(found.gain()[2], nats(0.048, 0.04 + 0.01 * 4 / 6)[0])
