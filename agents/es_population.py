@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from difficulty_bench.problem import EnvironmentProblem, to_actions
+from difficulty_bench.problem import EnvironmentProblem, check_length, to_actions
 
 from .stacked import StackedNetwork
 
@@ -69,7 +69,8 @@ class Arena:
             return to_actions(outputs(grouped).flatten(0, 1), self.problem.action_space)
 
         shape = len(seeds), self.episodes
-        returns, lengths = first_episodes(self.envs, policy, seeds.reshape(-1), beat)
+        played = first_episodes(self.envs, policy, seeds.reshape(-1), beat, self.problem.id)
+        returns, lengths = played
         self.steps += int(lengths.reshape(shape)[:count].sum())
         return returns.reshape(shape)[:count]
 
@@ -82,14 +83,21 @@ def first_episodes(
     policy: Callable[[np.ndarray], np.ndarray],
     seeds: np.ndarray,
     beat: Callable[[], None],
+    id: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths (num_envs,) of one episode of every environment."""
+    """Returns and lengths (num_envs,) of one episode of every environment.
+
+    Raise UsageError for an episode without an end.
+    """
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=int)
     playing = np.ones(len(seeds), dtype=bool)
     # Gymnasium types one seed; its vector environments and ALE's take one for each, too.
     observations, _ = envs.reset(seed=seeds)  # type: ignore[arg-type]
     last_beat = time.perf_counter()
+    step = 0
     while playing.any():
+        check_length(step, id)
+        step += 1
         observations, _, terminated, truncated, info = envs.step(policy(observations))
         ended = playing & (terminated | truncated)
         if ended.any():

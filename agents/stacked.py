@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ Layers = list[tuple[str, nn.Module]]
 
 
 class StackedNetwork:
-    """`network` as it is, in training or evaluation mode, but for its trainable parameters."""
+    """`network` as it is now, in training or evaluation mode, but for its trainable parameters."""
 
     def __init__(self, network: nn.Module) -> None:
         self.shapes = {n: p.shape for n, p in network.named_parameters() if p.requires_grad}
@@ -34,6 +35,7 @@ class StackedNetwork:
 
 def vmapped(network: nn.Module) -> Forward:
     """The batched forward pass of any network."""
+    network = copy.deepcopy(network)  # one that uses a module twice does not get its tensors back
 
     def forward(parameters: Stack, inputs: Tensor) -> Tensor:
         output: Tensor = functional_call(network, parameters, (inputs,))
@@ -43,12 +45,25 @@ def vmapped(network: nn.Module) -> Forward:
 
 
 def chain(network: nn.Module) -> Layers | None:
-    """The named layers of a fully connected network whose parameters all train; else None."""
-    simple = isinstance(network, nn.Sequential) and all(
-        isinstance(layer, nn.Linear | nn.Flatten | nn.Tanh | nn.ReLU) for layer in network
-    )
-    trained = all(p.requires_grad for p in network.parameters())
-    return list(network.named_children()) if simple and trained else None
+    """The named layers, in the order of use, of a fully connected network; else None.
+
+    All its parameters train, none is another's, and every layer does what torch's class of that
+    name does.
+    """
+    if type(network) is not nn.Sequential or not all(map(is_plain, network)):
+        return None
+    layers = list(network._modules.items())  # `named_children` names a layer used twice once
+    own = [p for layer in network for p in layer.parameters()]
+    apart = len(own) == len(list(network.parameters()))
+    return layers if apart and all(p.requires_grad for p in own) else None
+
+
+def is_plain(layer: nn.Module) -> bool:
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return False
+    if type(layer) is nn.Flatten:
+        return (layer.start_dim, layer.end_dim) == (1, -1)
+    return type(layer) in (nn.Linear, nn.Tanh, nn.ReLU)
 
 
 def chained(layers: Layers, parameters: Stack, inputs: Tensor) -> Tensor:

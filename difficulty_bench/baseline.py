@@ -50,7 +50,8 @@ def measure_baseline(task: Task, outcomes: Mapping[Request, Outcome]) -> Baselin
         raise StudyError(
             f"{task.name}: {len(failed)} of {len(native)} baseline trials failed (seeds "
             f"{', '.join(map(str, failed))}; the others scored {_listed(scores)}); "
-            "a difficulty needs native training that works: mend the agent or its budget"
+            "a difficulty needs native training that works: give the agent other parameters, or "
+            "mend its code and raise the task's `version`, for trials stay as long as that does"
         )
     if not scores:
         return None

@@ -187,8 +187,11 @@ class TrialContext:
         `state()` gives all that `resume` needs (tensors and plain containers); with it the trial
         checkpoints once a minute and before it stops; without it a stopped trial starts again.
         Raise Diverged for a value that is not finite, EarlyStop, TimedOut, or Interrupted; let all
-        four pass. Raise UsageError where the metric that `early_stop` waits for is none of them.
+        four pass. Raise UsageError for steps below 0, and where the metric that `early_stop` waits
+        for is none of the values.
         """
+        if steps < 0:
+            raise UsageError(f"the agent calls context.tick with steps = {steps}; count from 0")
         self.steps, self._restoring = int(steps), False  # numpy's integers have no place in a file
         for name, value in values.items():
             if not math.isfinite(value):
@@ -241,7 +244,7 @@ class TrialContext:
             self._restoring = True
         return saved.state
 
-    def check_restored(self, error: Exception) -> None:
+    def check_restored(self, error: BaseException) -> None:
         """Raise ResourceError where `error` came between `resume` and the first `tick` after it.
 
         It is then the checkpoint that does not fit, of another version perhaps, not the learner

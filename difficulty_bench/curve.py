@@ -121,7 +121,7 @@ def matern(distance: Array, length: Array) -> Array:
     return np.asarray(((1.0 + t + t * t / 3.0) * np.exp(-t))[index])
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)  # a round replays all before it; beyond that many it would fit all anew
 def fit(d: tuple[int, ...], y: tuple[float, ...]) -> Curve:
     """Fit a curve to trials (d_k, y_k), averaged over which of them are outliers.
 

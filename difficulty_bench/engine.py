@@ -84,14 +84,12 @@ class BatchEngine(Engine):
                 raise Interrupted("stopped")
             group = waiting.pop(0)
             try:
-                results = run_together(group, runtime, self._say)
+                yield from run_together(group, runtime, self._say)
             except MemoryError:
                 self._size = max(1, len(group) // 2)
                 name, unfit = group[0].task.name, f"{len(group)} trials do not fit the memory"
                 self._say(f"{name}: {unfit}; at most {self._size} train together from here on")
                 waiting = groups([t for g in (group, *waiting) for t in g], self._size)
-                continue
-            yield from results
 
     def _say(self, text: str) -> None:
         if text not in self._said:

@@ -47,6 +47,17 @@ class EntryPoint(BaseModel):
         """Call the function with the framework's `arguments` and the entry's parameters."""
         return _function(self.entry_point)(*arguments, **self.parameters())
 
+    def check_call(self, *arguments: str) -> None:
+        """Raise UsageError unless the function takes `arguments`, the framework's, by position."""
+        function = _function(self.entry_point)
+        try:
+            inspect.signature(function).bind(*arguments, **self.parameters())
+        except (TypeError, ValueError) as error:  # the latter where it has no signature
+            raise UsageError(
+                f"entry_point '{self.entry_point}': {error}; it is called with "
+                f"({', '.join(arguments)}, **parameters)"
+            ) from None
+
     def together(self) -> Callable[..., Any] | None:
         """The companion `<function>_together` of the same module and parameters, if it has one.
 

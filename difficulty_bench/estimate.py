@@ -159,7 +159,7 @@ class _Data:
             Threshold(value, error, dof),
             clip=(min(values) - WINDOW, max(values) + WINDOW),
             scores=search.model == "score",
-            bracket=(search.d_min, search.d_max),
+            bracket=(min(search.d_min, *self.trials.d), max(search.d_max, *self.trials.d)),
         )
         return Target(raw, belief, self._crossing(raw, value, belief))
 

@@ -98,7 +98,12 @@ def import_results(store: Store, file: Path) -> Merged:
 
     What the store holds is kept. Raise UsageError naming file, line and mend.
     """
-    return merge(store, file, parse(file, _content(file)))
+    return merge(store, file, load(file))
+
+
+def load(file: Path) -> Parsed:
+    """What `file` says. Raise UsageError as `parse` does, and where it cannot be read."""
+    return parse(file, _content(file))
 
 
 def merge(store: Store, file: Path, parsed: Parsed) -> Merged:

@@ -9,6 +9,11 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from typing import Any, TextIO
 
 
+def harmless(text: str) -> str:
+    """Words of a file or a learner, with an escape for whatever a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def lead_nowhere(stream: TextIO) -> None:
     """Python would end with code 120 for what is left in the buffer of a stream that is dead."""
     with suppress(OSError):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .errors import ResourceError, UsageError
 
+MOST_STEPS = 100_000  # of one episode; Atari's longest have 27,000
 Split = Literal["validation", "test"]
 Pair = tuple[Tensor, Tensor]
 
@@ -210,6 +211,15 @@ def interval(problem: Problem, found: Evaluation) -> tuple[float, float] | None:
         half = float(np.sqrt(z2 * (score * (1 - score) / n + z2 / (4 * n * n)))) / (1 + z2 / n)
         return centre - half, centre + half
     return None
+
+
+def check_length(steps: int, id: str) -> None:
+    """Raise UsageError for an episode of the environment `id` that has no end."""
+    if steps >= MOST_STEPS:
+        raise UsageError(
+            f"{id}: an episode did not end within {MOST_STEPS:,} steps; register the "
+            "environment with max_episode_steps, or give it in problem.env_kwargs"
+        )
 
 
 def act(network: nn.Module, observation: Tensor, action_space: gym.Space[Any]) -> np.ndarray:

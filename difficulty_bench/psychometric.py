@@ -74,7 +74,10 @@ def chance(x: Array, u: Array) -> Array:
 def fit(
     d: tuple[int, ...], solved: tuple[int, ...], n: tuple[int, ...], d_min: int, d_max: int
 ) -> Psychometric:
-    """Posterior given `solved` of `n` trials at each d; a flat prior on u, margins included."""
+    """Posterior given `solved` of `n` trials at each d, all of them within [d_min, d_max].
+
+    The prior of u is flat over that range and its margins.
+    """
     lattice = _lattice(d_min, d_max)
     between = _between(np.log(np.asarray(d, dtype=float)))
     u = np.concatenate([lattice, between])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from .registry import Task
-from .results import Request, TrialResult
+from .results import Request, Role, TrialResult
 from .seeds import content_hash
 
 FINAL_STATES = ("complete", "failed", "timed_out")
@@ -63,26 +63,34 @@ def check_reading(reading: Reading) -> None:
         raise ValueError(f"D = {reading.D} is below 1")
 
 
+def check_request(request: Request) -> None:
+    """Raise ValueError for what no search asks for."""
+    d, seed, lr_scale = request.d, request.seed, request.lr_scale
+    if request.role not in get_args(Role):
+        raise ValueError(f"role {request.role!r} is not one of {', '.join(get_args(Role))}")
+    if not all(type(number) is int and number >= 0 for number in (d, seed)):
+        raise ValueError(f"d = {d!r} or seed = {seed!r} is not an integer of at least 0")
+    if (request.role == "baseline") != (d == 0) and request.role != "pilot":
+        raise ValueError(f"a {request.role} at d = {d}: baselines are native, with d = 0")
+    if type(lr_scale) is not float or not 0 < lr_scale < math.inf:  # 1 and 1.0 hash differently
+        raise ValueError(f"lr_scale {lr_scale!r} is not a float above 0")
+
+
 def check_result(result: TrialResult) -> None:
     """Raise ValueError unless `result` is a finished trial whose parts agree."""
     request, score = result.request, result.score
     if result.identity != trial_identity(result.study, request):
         raise ValueError("the trial's identity is not the hash of its study and request")
+    check_request(request)
     if result.state not in FINAL_STATES:
         raise ValueError(f"state '{result.state}' is not one of {', '.join(FINAL_STATES)}")
     if (result.state == "complete") != (score is not None):
         raise ValueError(f"state '{result.state}' does not go with score {score}")
-    numbers = [score, result.score_sd, result.wall_s, request.lr_scale]
+    numbers = [score, result.score_sd, result.wall_s]
     if any(number is not None and not math.isfinite(number) for number in numbers):
-        raise ValueError(f"not all of {numbers} (score, its sd, wall_s, lr_scale) are finite")
+        raise ValueError(f"not all of {numbers} (score, its sd, wall_s) are finite")
     if result.state != "complete" and not result.reason:
         raise ValueError(f"state '{result.state}' needs a reason")
-    if (request.role == "baseline") != (request.d == 0) and request.role != "pilot":
-        raise ValueError(f"a {request.role} at d = {request.d}: baselines are native, with d = 0")
-    if request.d < 0 or request.seed < 0:
-        raise ValueError(f"d = {request.d} or seed = {request.seed} is below 0")
-    if request.lr_scale <= 0 or isinstance(request.lr_scale, int):  # 1 and 1.0 hash differently
-        raise ValueError(f"lr_scale {request.lr_scale!r} is not a float above 0")
     if result.D < 0 or 0 < result.D < request.d:
         raise ValueError(f"d = {request.d} is above D = {result.D}")
     if result.wall_s < 0 or result.steps < 0:

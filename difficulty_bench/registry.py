@@ -150,6 +150,8 @@ class Registry:
         for file in (default_file(), *files):
             document = load_yaml(file)
             for name in document.data:
+                if not name.strip():
+                    raise UsageError(f"{document.where((name,))}: a task needs a name")
                 if name in self._documents:
                     raise UsageError(
                         f"{document.where((name,))}: {name}: duplicate task, first given at "
@@ -192,8 +194,9 @@ class Registry:
         return task
 
     def _document(self, name: str) -> Document:
-        if name in self.names():
-            return self._flatten(name)
+        return self._flatten(name) if name in self.names() else self._derived(name)
+
+    def _derived(self, name: str) -> Document:
         kind, at, subject = name.partition(AT)
         if not at:
             known = did_you_mean(name, self.names())
@@ -228,7 +231,10 @@ class Registry:
         marks = {key: mark for key, mark in source.marks.items() if key[0] == name}
         parent = entry.pop("extends", None)
         if parent is not None:
-            below = self._below(str(parent), source, (*seen, name))
+            if not isinstance(parent, str):
+                place = source.where((name, "extends"))
+                raise UsageError(f"{place}: {name}.extends: should be one name, not {parent!r}")
+            below = self._below(parent, source, (*seen, name))
             entry = merge(below.data[parent], entry)
             marks = {(name, *key[1:]): mark for key, mark in below.marks.items()} | marks
         return Document({name: entry}, marks, source.name)
@@ -236,14 +242,20 @@ class Registry:
     def _below(self, parent: str, source: Document, seen: tuple[str, ...]) -> Document:
         """The entry that `seen[-1]` extends, itself flattened or derived."""
         where = f"{source.where((seen[-1], 'extends'))}: {seen[-1]}.extends"
+        derivable = AT in parent.rstrip(AT)
+        if parent == seen[-1] and derivable:  # `ppo@x: {extends: ppo@x}`: now it is in a file
+            return self._derived(parent)
         if parent in seen:
             raise UsageError(
                 f"{where}: a task cannot extend itself: {' -> '.join(seen)} -> {parent}"
             )
         if parent in self._documents:
             return self._flatten(parent, seen)
-        if AT in parent.rstrip(AT):
-            return self._document(parent)
+        if derivable:
+            try:
+                return self._derived(parent)
+            except UsageError as error:
+                raise UsageError(f"{where}: {error}") from error
         known = did_you_mean(parent, self._documents)
         raise UsageError(f"{where}: no task '{parent}' to extend{known}")
 
@@ -305,13 +317,22 @@ def _explain(details: ErrorDetails, model: type[BaseModel]) -> str:
     if details["type"] == "missing":
         return "missing; add this key"
     value = details["input"]
+    if details["type"] == "string_pattern_mismatch":
+        return f"should be of the form module:function, not {value!r}"
+    if details["type"] == "too_short":
+        return "should not be empty"
     shown = "" if isinstance(value, Mapping) else f", not {value!r}"
     return details["msg"].removeprefix("Value error, ").removeprefix("Input ") + shown
 
 
 def _known_keys(model: type[BaseModel], location: KeyPath) -> list[str]:
+    """The keys of the model at `location`; none where it lies in a list or is no such model."""
     for part in location:
-        annotation = model.model_fields[str(part)].annotation
+        field = model.model_fields.get(str(part))
+        annotation = field.annotation if field else None
         nested = [a for a in (annotation, *typing.get_args(annotation)) if isinstance(a, type)]
-        model = next(a for a in nested if issubclass(a, BaseModel))
+        models = [a for a in nested if issubclass(a, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
     return [field.alias or name for name, field in model.model_fields.items() if name != "name"]

@@ -71,6 +71,8 @@ class StudyLine(Line):
     def reading(self) -> Reading:
         """Raise ValueError (pydantic's included) where its parts disagree."""
         task = Task.model_validate(self.task)
+        if not task.name.isprintable():
+            raise ValueError(f"the task's name {task.name!r} holds what no terminal shows")
         reading = Reading(self.study, task, self.definition, self.D, self.settings, self.metric)
         check_reading(reading)
         return reading

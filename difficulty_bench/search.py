@@ -35,8 +35,9 @@ def next_round(
 
     `precision` (> 1) is the largest factor between d_int90 and each end of its interval;
     `max_trials` counts every role; `grid` replaces the search by exactly these d, with `seeds`
-    seeds each. None takes the task's own. Raise UsageError for values that make no sense and
-    StudyError where the baseline or the pilots cannot carry a measurement.
+    seeds each. None takes the task's own, but for `max_trials` of a grid: all of it. Raise
+    UsageError for values that make no sense, and StudyError where the baseline or the pilots cannot
+    carry a measurement.
     """
     return _step(task, D, outcomes, precision, max_trials, grid, seeds).missing
 
@@ -67,8 +68,8 @@ def _step(
     grid: Sequence[int] | None,
     seeds: int | None,
 ) -> Step[str]:
-    limit = task.search.max_trials if max_trials is None else max_trials
-    if limit < 1:
+    limit = task.search.max_trials if max_trials is None and grid is None else max_trials
+    if limit is not None and limit < 1:
         raise UsageError(f"{task.name}: max_trials = {limit}; it must be at least 1")
     return replay(study_script(task, D, precision, grid, seeds), outcomes, limit)
 

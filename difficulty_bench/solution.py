@@ -24,6 +24,7 @@ from . import projection
 from .bits import size_bits
 from .errors import UsageError
 from .quantise import Quantiser
+from .records import check_request
 from .registry import Registry, Task
 from .results import Request
 from .seeds import content_hash
@@ -124,6 +125,8 @@ def load(path: Path, registry: Registry) -> Solution:
 
 
 def _parse(content: dict[str, Any], path: Path, registry: Registry) -> Solution:
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds a {type(content).__name__}, not a mapping")
     if content["format"] != FORMAT:
         raise UsageError(f"{path}: format {content['format']}; this version reads {FORMAT}")
     if content.pop("checksum") != content_hash(content):
@@ -131,6 +134,7 @@ def _parse(content: dict[str, Any], path: Path, registry: Registry) -> Solution:
     settings = tuple(str(setting) for setting in content["settings"])
     task = trusted_task(registry, str(content["task"]), settings, str(path))
     trial = Trial(task, Request(**content["request"]))
+    check_request(trial.request)
     if trial.study != content["study"]:
         raise UsageError(
             f"{path}: made with another definition of '{task.name}' than version {task.version} "
@@ -154,7 +158,7 @@ def trusted_task(registry: Registry, name: str, settings: tuple[str, ...], sourc
     """
     _check_settings(settings, source, registry.entry_points())
     if name not in registry.names() and ":" in name:
-        raise _package(source)
+        raise _package(source, name)
     return registry.get(name, settings)
 
 
@@ -187,9 +191,10 @@ def _words(value: Any) -> Iterator[str]:
                 yield from _words(value[item])
 
 
-def _package(source: str) -> UsageError:
+def _package(source: str, name: str = "") -> UsageError:
     """Gymnasium imports `package` for an id like `package:Name-v0`."""
+    line = f", the line `'{name}': {{extends: '{name}'}}`," if name else ", with the id in it,"
     return UsageError(
-        f"{source}: a solution may not name a package; put its task into a file of yours, with "
-        "the id in it, and give --tasks FILE"
+        f"{source}: a solution may not name a package; where you trust it, put its task{line} "
+        "into a file of yours and give --tasks FILE"
     )

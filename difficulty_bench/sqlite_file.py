@@ -86,14 +86,15 @@ def open_reader(path: Path, added: Added) -> sqlite3.Connection | None:
     Of an older version, the tables `added` since are there, empty and for this reader alone.
 
     `mode=rw` with `query_only` lets SQLite keep and clear its own side files; a read-only
-    connection would leave them behind. A folder that cannot be written has no writer either, so
-    there the file is read as it stands.
+    connection would leave them behind. In a folder that cannot be written it needs both of them;
+    where a writer ended in peace there are none, and the file is read as it stands.
     """
     if not path.exists():
         return None
     uri = path.absolute().as_uri()
     writable = os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK)
-    mode = "mode=rw" if writable else "mode=ro&immutable=1"
+    alone = not path.with_name(f"{path.name}-wal").exists()
+    mode = "mode=rw" if writable else "mode=ro&immutable=1" if alone else "mode=ro"
     try:
         connection = sqlite3.connect(
             f"{uri}?{mode}", uri=True, timeout=BUSY_S, isolation_level=None

@@ -15,7 +15,7 @@ from .context import Interrupted
 from .engine import Engine
 from .errors import ResourceError, UsageError, did_you_mean
 from .outputs import stdout_to_stderr
-from .problem import Problem, count_parameters
+from .problem import Problem, SupervisedProblem, count_parameters
 from .registry import Task
 from .results import Outcome, Request, TrialResult
 from .search import next_round, stop_reason
@@ -75,6 +75,7 @@ def _prepare(task: Task) -> Prepared:
             f"{task.name}: no projection '{task.projection}'"
             f"{did_you_mean(task.projection, projection.NAMES)}"
         )
+    task.agent.check_call("problem", "network", "context")
     problem: Problem = task.problem()
     if (lack := task.problem.missing(problem)) is not None:
         raise ResourceError(f"{task.name}: {lack}")
@@ -82,6 +83,12 @@ def _prepare(task: Task) -> Prepared:
         raise UsageError(
             f"{task.name}: lr_rule 'tuned' needs a validation split, and this problem has none; "
             "use --set lr_rule=matched"
+        )
+    rule = task.early_stop
+    if rule and isinstance(problem, SupervisedProblem) and rule.metric == problem.metric:
+        raise UsageError(
+            f"{task.name}: early_stop.metric: '{rule.metric}' is the score on the held-out data "
+            "itself, and a training may not be ended by it; use train_loss"
         )
     D = count_parameters(build_network(task, problem, seed=0))
     if D == 0:

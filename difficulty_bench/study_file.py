@@ -26,7 +26,7 @@ from .checkpoint import (
 from .errors import ResourceError, UsageError
 from .exchange import Merged, Parsed, lines_of, merge, parse
 from .records import Reading
-from .result_lines import dump_line
+from .result_lines import TrialLine, dump_line
 from .store import Store
 from .whole_file import whole_file
 
@@ -76,22 +76,21 @@ def export_study(store: Store, study: str, file: Path) -> Exported:
         if one.study == study:
             with suppress(FileNotFoundError):
                 own.append((one, path.name, b"" if one.state is None else path.read_bytes()))
-    results = store.results(study)
-    finished = {result.identity for result in results}
+    lines = list(lines_of(store, readings))
+    finished = [line.identity for line in lines if isinstance(line, TrialLine)]
     own = [entry for entry in own if entry[0].identity not in finished]
-    lines = "".join(map(dump_line, lines_of(store, readings)))
     with whole_file(file) as out, zipfile.ZipFile(out, "w") as archive:
         archive.writestr(HEAD, json.dumps({"format": FORMAT, "study": study}))
-        archive.writestr(RESULTS, lines)
-        for result in results:
-            if z := store.solution(result.identity):
-                archive.writestr(f"solutions/{result.identity}", z)
+        archive.writestr(RESULTS, "".join(map(dump_line, lines)))
+        for identity in finished:
+            if z := store.solution(identity):
+                archive.writestr(f"solutions/{identity}", z)
         for _, name, content in own:
             if content:
                 archive.writestr(f"checkpoints/{name}", content)
     saved = tuple(one for one, _, content in own if content)
     restarting = tuple(one for one, _, content in own if not content)
-    return Exported(len(results), saved, restarting)
+    return Exported(len(finished), saved, restarting)
 
 
 def import_study(store: Store, file: Path) -> Imported:
@@ -102,17 +101,28 @@ def import_study(store: Store, file: Path) -> Imported:
     """
     folder = checkpoint_folder(store.path)
     with _opened(file) as archive, _clearing(folder):
-        study = _head(file, archive.read(HEAD))
-        parsed = _with_solutions(file, archive, parse(file / RESULTS, archive.read(RESULTS)))
-        readings = [reading for _, reading in parsed.readings]
-        if not readings or {reading.study for reading in readings} != {study}:
-            raise _refuse(file, f"{RESULTS} is of another study than {HEAD} says")
+        study, parsed = _parsed(file, archive)
         names = [name for name in archive.namelist() if name.startswith("checkpoints/")]
         copies = [_fetch(file, archive, name, folder, study) for name in names]
         merged = merge(store, file / RESULTS, parsed)
         finished = {result.identity for result in store.results(study)}
         taken = [_place(copy, folder) for copy in copies if copy.stem not in finished].count(True)
-    return Imported(readings[0], merged, taken, len(copies) - taken)
+    return Imported(parsed.readings[0][1], merged, taken, len(copies) - taken)
+
+
+def check_study(file: Path) -> None:
+    """Raise UsageError as `import_study` does, for all but the checkpoints."""
+    with _opened(file) as archive:
+        _parsed(file, archive)
+
+
+def _parsed(file: Path, archive: zipfile.ZipFile) -> tuple[str, Parsed]:
+    """The study and what the file says of it."""
+    study = _head(file, archive.read(HEAD))
+    parsed = _with_solutions(file, archive, parse(file / RESULTS, archive.read(RESULTS)))
+    if {reading.study for _, reading in parsed.readings} != {study}:
+        raise _refuse(file, f"{RESULTS} is of another study than {HEAD} says")
+    return study, parsed
 
 
 @contextmanager
@@ -129,16 +139,15 @@ def _clearing(folder: Path) -> Iterator[None]:
 def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
     """The archive, once its list of contents is what it may be."""
     try:
-        opened = zipfile.ZipFile(file)
+        stream = file.open("rb")
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}; give a file of `bench study export`") from None
-    except zipfile.BadZipFile as error:
-        raise _refuse(file, f"corrupt, or no study file: {error}") from None
     try:
-        with opened as archive:
+        with stream, zipfile.ZipFile(stream) as archive:
             _check(file, archive.infolist())
             yield archive
-    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError) as error:
+    # an OSError: of a place in the file that cannot be
+    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, OSError) as error:
         raise _refuse(file, f"corrupt, or no study file: {error}") from None
 
 
@@ -203,7 +212,8 @@ def _place(copy: Path, folder: Path) -> bool:
     path = checkpoint_path(folder, copy.stem)
     if path.exists():
         with suppress(ValueError):  # what cannot be read is no further along
-            if read_checkpoint(path, mapped=True).steps >= read_checkpoint(copy, mapped=True).steps:
+            here, there = (read_checkpoint(p, mapped=True) for p in (path, copy))
+            if (here.state is not None, here.steps) >= (there.state is not None, there.steps):
                 return False
     copy.replace(path)
     return True

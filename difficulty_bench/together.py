@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from .context import Diverged, Interrupted, TimedOut
 from .errors import BenchError, described
@@ -41,26 +41,31 @@ def companion(trial: Trial) -> Together:
 
 def run_together(
     trials: Sequence[Trial], runtime: Runtime, warn: Callable[[str], None] = warnings.warn
-) -> list[TrialResult]:
+) -> Iterator[TrialResult]:
     """One result a trial, within rounding those of `run_trial`, in the order given.
 
     A group leaves no checkpoint. Trials train one by one, and `warn` hears why, where the agent
-    raises NotTogether and where the group fails for a reason that may be a single trial's.
-    Raise MemoryError for a group that the device's memory does not hold.
+    raises NotTogether and where the group fails for a reason that may be a single trial's: each
+    result then comes as soon as it is there. Raise MemoryError, before any result, for a group that
+    the device's memory does not hold, and Interrupted as `run_trial` does.
     """
     if len(trials) > 1:
         try:
-            return _in_one_program(trials, runtime)
+            yield from _in_one_program(trials, runtime)
+            return
         except (BenchError, Interrupted):
             raise
         except NotTogether as error:
             reason = str(error)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if lacks_memory(error):
                 raise MemoryError(str(error)) from None
             reason = "training together failed: " + described(error)
         warn(f"{trials[0].task.name}: trials train one by one: {reason}")
-    return [run_trial(trial, runtime) for trial in trials]
+    for trial in trials:
+        if runtime.must_stop():
+            raise Interrupted("stopped")
+        yield run_trial(trial, runtime)
 
 
 @stdout_to_stderr()

@@ -1,7 +1,7 @@
 """Weights & Biases: an outgoing side channel that can never change or stop a run.
 
-Finished trials are queued and sent by a thread of the main process, so no trial waits for it and
-none shares its memory or random state. Whatever goes wrong there becomes one warning.
+Finished trials are queued and sent by a thread of the main process, so no trial waits for it, and
+one that trains in a worker shares nothing with it. Whatever goes wrong there becomes one warning.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class Training:
             state, reason = "failed", f"diverged: {error}"
         except (BenchError, Interrupted):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a learner that exits has not trained
             self.context.check_restored(error)
             if is_the_machines(error):
                 raise ResourceError(
@@ -162,6 +162,11 @@ class Training:
         score, sd = float(found.score), None if found.sd is None else float(found.sd)
         if not math.isfinite(score):
             raise Diverged(f"the evaluation gave a score of {score}")
+        if sd is not None and not math.isfinite(sd):
+            raise UsageError(
+                f"{self.trial.task.name}: the evaluation gave a score of {score:g} with sd = {sd}; "
+                "let the problem's `evaluate` give a finite one, or None"
+            )
         if problem.ceiling is not None and score > problem.ceiling:
             raise UsageError(
                 f"{self.trial.task.name}: a score of {score:g} is above the ceiling "
@@ -239,12 +244,12 @@ def _near(own: Tensor, expected: Tensor) -> bool:
     return bool(gap <= 1e-3 * (1 + expected.abs().max()))
 
 
-def is_the_machines(error: Exception) -> bool:
+def is_the_machines(error: BaseException) -> bool:
     known = isinstance(error, OSError | torch.AcceleratorError) or lacks_memory(error)
     return known or str(error).lower().startswith(OF_THE_DEVICE)
 
 
-def lacks_memory(error: Exception) -> bool:
+def lacks_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in LACK_OF_MEMORY)
 

@@ -1,7 +1,8 @@
 """YAML -> plain data plus the place where each key stands, so that errors can name it.
 
-YAML 1.2 scalars (`1e-3` is a number, `yes` is a string); duplicate keys are refused; nothing is
-constructed but mappings, lists, strings, numbers, booleans and null.
+YAML 1.2 scalars (`1e-3` is a number, `yes` is a string); duplicate keys are refused, and so are
+aliases, of which a few lines can make gigabytes; nothing is constructed but mappings, lists,
+strings, numbers, booleans and null.
 """
 
 from __future__ import annotations
@@ -25,6 +26,14 @@ class _Yaml12Loader(yaml.SafeLoader):
     """SafeLoader with the scalar rules of the YAML 1.2 core schema."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (drops the YAML 1.1 rules)
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()  # type: ignore[no-untyped-call]
+            problem = f"the alias *{event.anchor} is not allowed; use `extends`, or write it out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
 
 for _tag, _pattern, _first in [

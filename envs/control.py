@@ -120,6 +120,8 @@ def checked_observations(id: str, space: gym.Space[Any]) -> Box:
             f"{id}: observations are {space}, a policy here needs a Box of one axis or more; wrap "
             "the environment with gymnasium.wrappers.FlattenObservation"
         )
+    if 0 in space.shape:
+        raise UsageError(f"{id}: observations of shape {space.shape} hold nothing to act on")
     if len(space.shape) == 3 and space.shape[2] < space.shape[0]:
         raise UsageError(
             f"{id}: images of shape {space.shape} have their channels last; wrap the environment "

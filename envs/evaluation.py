@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from difficulty_bench.errors import BenchError, ResourceError, UsageError
-from difficulty_bench.problem import EnvironmentProblem, Evaluation, Split, act
+from difficulty_bench.errors import BenchError, ResourceError
+from difficulty_bench.problem import EnvironmentProblem, Evaluation, Split, act, check_length
 
 OFF_SCREEN = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy"}  # their defaults need a display
-MOST_STEPS = 100_000  # of one episode; Atari's longest have 27,000
 MAX_EVAL_ENVS = 100  # environments stepped together; bounds memory, not the number of episodes
 
 
@@ -100,9 +99,5 @@ def episode_returns(
         lengths = np.where(ended, 0, lengths + 1)
         for i in np.flatnonzero(ended):
             returns[i].append(float(info["episode"]["r"][i]))
-        if lengths.max() >= MOST_STEPS:
-            raise UsageError(
-                f"{id}: an episode did not end within {MOST_STEPS:,} steps; register the "
-                "environment with max_episode_steps, or give it in problem.env_kwargs"
-            )
+        check_length(int(lengths.max()), id)
     return [value for own in returns for value in own[:each]][:episodes]

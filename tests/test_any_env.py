@@ -22,7 +22,7 @@ from difficulty_bench.solution import Solution, load
 from difficulty_bench.study import prepare
 from difficulty_bench.trial import Trial, study_identity
 from envs import any as any_env
-from envs import control, evaluation
+from envs import control
 
 
 class Chain(gym.Env[np.ndarray, int]):
@@ -135,7 +135,8 @@ def test_one_broken_environment_leaves_the_list_its_other_tasks(
     file.write_text("a: {extends: ppo@test/StepRaises-v0}\nb: {extends: ppo@test/Chain-v0}\n")
     assert main(["list", "--tasks", str(file)]) == 0
     said = capsys.readouterr().out
-    assert "unusable: ppo@test/StepRaises-v0: cannot be derived: RuntimeError: simulator" in said
+    why = "a.extends: ppo@test/StepRaises-v0: cannot be derived: RuntimeError: simulator"
+    assert f"unusable: {file}:1: {why}" in said
     assert re.search("^b +reinforcement +mlp", said, re.M)
 
 
@@ -225,7 +226,7 @@ def test_a_missing_simulator_is_named_with_the_mend(
 
 
 def test_a_random_policy_without_an_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "MOST_STEPS", 50)
+    monkeypatch.setattr("difficulty_bench.problem.MOST_STEPS", 50)
     with pytest.raises(UsageError, match="max_episode_steps"):
         Registry().get("ppo@test/Endless-v0")
 
@@ -285,3 +286,28 @@ def test_a_solution_of_an_id_reloads_but_may_not_name_a_package(tmp_path: Path) 
 def test_another_missing_module_is_a_lack_of_this_machine() -> None:
     with pytest.raises(ResourceError, match="jax"):
         control.make(id="phys2d/CartPole-v1")
+
+
+def test_a_package_that_is_trusted_is_named_in_a_file(tmp_path: Path) -> None:
+    import torch
+
+    name = "ppo@tests.quadratic:Quadratic-v0"
+    task = Registry().get(name)
+    solution = tmp_path / "solution.json"
+    Solution(Trial(task, Request("trial", 2, 0)), (), prepare(task).D, torch.ones(2)).save(solution)
+    with pytest.raises(UsageError, match="may not name a package") as caught:
+        load(solution, Registry())
+    line = str(caught.value).partition("the line `")[2].partition("`")[0]
+    (tmp_path / "mine.yaml").write_text(line)
+    assert load(solution, Registry([tmp_path / "mine.yaml"])).trial.task == task
+
+
+def test_an_environment_that_shows_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"observations of shape \(0,\) hold nothing"):
+        control.checked_observations("x", Box(-1, 1, (0,)))
+
+
+def test_what_is_wrong_below_an_own_entry_is_named_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("mine: {extends: ppo@CartPol-v1}")
+    with pytest.raises(UsageError, match=r"mine\.yaml:1: mine\.extends: CartPol-v1: "):
+        Registry([tmp_path / "mine.yaml"]).get("mine")

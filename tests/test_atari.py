@@ -126,8 +126,24 @@ def test_sticky_episodes_go_on_as_sb3s_through_autoreset() -> None:
     assert ends == 6
 
 
-def test_the_learner_sees_clipped_rewards_and_the_score_is_the_games_own() -> None:
-    envs = atari.make(id="ALE/Qbert-v5", max_frames=1200).make_envs(4, 0)
+def test_every_rule_reaches_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    real = atari.AtariVectorEnv
+    monkeypatch.setattr(atari, "AtariVectorEnv", lambda *a, **k: seen.update(k) or real(*a, **k))
+    rules = {"frame_skip": 3, "noop_max": 7, "max_frames": 90, "full_action_space": True}
+    atari.make(id="ALE/Breakout-v5", fire_reset=True, sticky_probability=0.1, stack=2, **rules)  # type: ignore[arg-type]
+    expected = {
+        **{"frameskip": 3, "noop_max": 7, "max_num_frames_per_episode": 90, "stack_num": 2},
+        **{"full_action_space": True, "repeat_action_probability": 0.1, "use_fire_reset": True},
+        # a life is no episode, and the statistics count the game's own score
+        **{"episodic_life": False, "reward_clipping": False, "maxpool": True, "grayscale": True},
+    }
+    assert {key: seen[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("obs", ["pixels", "ram"])
+def test_the_learner_sees_clipped_rewards_and_the_score_is_the_games_own(obs: Any) -> None:
+    envs = atari.make(id="ALE/Qbert-v5", obs=obs, max_frames=1200).make_envs(4, 0)
     rng = np.random.default_rng(0)
     clipped = np.zeros(4)
     info: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.problem import SupervisedProblem, to_actions
-from envs import control, evaluation
+from envs import control
 from envs.evaluation import episode_returns
 from envs.standardise import RanksAndChanges
 
@@ -57,7 +57,7 @@ def test_every_environment_gives_the_same_number_of_episodes() -> None:
 
 
 def test_an_episode_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "MOST_STEPS", 50)
+    monkeypatch.setattr("difficulty_bench.problem.MOST_STEPS", 50)
     makers = [lambda: Fixed(1), lambda: Fixed(1000)]
     envs = RecordEpisodeStatistics(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
     with pytest.raises(UsageError, match="Fixed: an episode did not end within 50 steps"):

@@ -110,6 +110,67 @@ def test_a_chain_and_vmap_agree() -> None:
     torch.testing.assert_close(fast, policies.bind(thetas)(x))
 
 
+class Doubled(nn.Sequential):
+    """A chain by its class and by its layers, and not by what it does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = 2 * super().forward(x)
+        return output
+
+
+class Clipped(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).clamp(-0.1, 0.1)
+
+
+class Twice(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.second = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.second(self.first(x).tanh())
+        return output
+
+
+def tied() -> nn.Module:
+    network = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5))
+    network[2].weight = network[0].weight
+    return network
+
+
+def hooked() -> nn.Module:
+    network = nn.Sequential(nn.Linear(5, 5), nn.Tanh())
+    network[0].register_forward_hook(lambda layer, inputs, output: output + 1)
+    return network
+
+
+ACTIVATION, LAYER = nn.ReLU(), nn.Linear(5, 5)
+CURIOUS: dict[str, nn.Module] = {
+    "one activation": nn.Sequential(nn.Linear(5, 5), ACTIVATION, nn.Linear(5, 5), ACTIVATION),
+    "one layer": nn.Sequential(LAYER, nn.Tanh(), LAYER),
+    "its own forward": Doubled(nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 2)),
+    "a layer's own forward": nn.Sequential(Clipped(5, 3), nn.Tanh(), nn.Linear(3, 2)),
+    "tied weights": tied(),
+    "a hook": hooked(),
+    "one module": Twice(),
+    "another flattening": nn.Sequential(nn.Linear(5, 6), nn.Flatten(0, -1), nn.Linear(12, 2)),
+}
+
+
+@pytest.mark.parametrize("network", CURIOUS.values(), ids=list(CURIOUS))
+def test_whatever_a_network_does_a_batch_of_it_does(network: nn.Module) -> None:
+    thetas, x = torch.randn(4, count_parameters(network)), torch.randn(4, 2, 5)
+    policies = StackedNetwork(network)
+    for _ in range(2):
+        together = policies.bind(thetas)(x)
+    for theta, rows, outputs in zip(thetas, x, together, strict=True):
+        nn.utils.vector_to_parameters(theta, network.parameters())
+        torch.testing.assert_close(outputs, network(rows), atol=1e-5, rtol=1e-4)
+
+
 def test_frozen_parameters_are_no_coordinates() -> None:
     network = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 3))
     network[0].weight.requires_grad_(False)
@@ -171,8 +232,8 @@ def test_the_same_seed_is_the_same_episode(problem: EnvironmentProblem) -> None:
         sums = np.asarray(observations, dtype=float).reshape(3, -1).sum(1)
         return (np.abs(sums * 1000) % problem.output_size).astype(int)
 
-    first = first_episodes(envs, policy, np.array([5, 6, 5]), lambda: None)
-    again = first_episodes(envs, policy, np.array([6, 7, 5]), lambda: None)
+    first = first_episodes(envs, policy, np.array([5, 6, 5]), lambda: None, "x")
+    again = first_episodes(envs, policy, np.array([6, 7, 5]), lambda: None, "x")
     assert (first[0][0], first[1][0]) == (first[0][2], first[1][2]) == (again[0][2], again[1][2])
     assert (first[0][1], first[1][1]) == (again[0][0], again[1][0])
     envs.close()
@@ -183,7 +244,7 @@ def test_single_episodes_are_those_of_single_environments() -> None:
         return np.zeros(len(observations), dtype=int)
 
     envs = control.make(id="CartPole-v1").make_episodes(4)
-    returns, lengths = first_episodes(envs, left, np.arange(7, 11), lambda: None)
+    returns, lengths = first_episodes(envs, left, np.arange(7, 11), lambda: None, "x")
     for seed, total, length in zip(range(7, 11), returns, lengths, strict=True):
         env = gym.make("CartPole-v1")
         env.reset(seed=seed)
@@ -209,6 +270,18 @@ def openai(d: int, **keys: Any) -> OpenAIES:
     coordinates = Coordinates(network.parameters(), Identity(d))
     defaults = {"sigma": 0.1, "weight_decay": 0.0, "population": 1000}
     return OpenAIES(coordinates, seed=1, **(defaults | keys))
+
+
+def test_the_estimate_is_that_of_the_paper_and_new_every_generation() -> None:
+    strategy = openai(5, population=4)
+    points = strategy.ask()
+    strategy.tell(np.array([1.0, 4.0, 2.0, 3.0]), 0.1)
+    ranks = torch.tensor([-1 / 2, 1 / 2, -1 / 6, 1 / 6])
+    expected = (ranks[:, None] * points / 0.1).sum(0) / (4 * 0.1)  # 1 / (n sigma) sum F_i eps_i
+    assert strategy.z.grad is not None
+    torch.testing.assert_close(-strategy.z.grad, expected)
+    shifts = strategy.ask() - strategy.mean()
+    assert not torch.isclose(shifts, points).any()
 
 
 def test_the_mirrored_estimate_points_along_a_linear_function() -> None:
@@ -391,6 +464,104 @@ def test_the_learning_rate_falls_with_the_budget(monkeypatch: pytest.MonkeyPatch
     result = run({**OPENAI, "lr_schedule": "linear"}, 13)
     begun = [0, *(step for step, name, _ in result.curve if name == "episodic_return")][:-1]
     assert rates == pytest.approx([0.1 * math.sqrt(2) * (1 - step / 1200) for step in begun])
+
+
+def told(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The starts of two generations, and what the strategy hears of known returns."""
+    starts, fitness = list[np.ndarray](), list[np.ndarray]()
+
+    def play(self: Arena, thetas: Any, seeds: np.ndarray, beat: Any) -> np.ndarray:
+        starts.append(seeds)
+        self.steps += 600
+        return np.arange(seeds.size, dtype=float).reshape(seeds.shape)
+
+    strategy = OpenAIES if keys["cma_max_d"] == 0 else CMAES
+    monkeypatch.setattr(Arena, "play", play)
+    monkeypatch.setattr(strategy, "tell", lambda self, f, rate: fitness.append(f))
+    Setting({**keys, "episodes": 2, "mean_episodes": 4}, 13).train()
+    return np.stack(starts), fitness
+
+
+@STRATEGIES
+def test_a_generation_shares_its_starts_and_is_told_its_mean_returns(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts, fitness = told(keys, monkeypatch)
+    K = len(fitness[0])
+    assert starts.shape == (2, K + 2, 2)
+    assert (starts[:, :K] == starts[:, :1]).all()
+    assert len(np.unique(starts)) == 2 * 3 * 2  # of the mean, and of the next generation: others
+    np.testing.assert_allclose(fitness[0], 2 * np.arange(K) + 0.5)
+
+
+@STRATEGIES
+def test_trials_search_in_directions_of_their_own(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = []
+
+    def play(self: Any, asked: Tensor, mean: Tensor) -> np.ndarray:
+        points.append(asked)
+        raise Interrupted
+
+    monkeypatch.setattr(es._Run, "_play", play)
+    for seed in (0, 1):
+        setting = Setting(keys, 4)
+        setting.context.streams = Trial(setting.task, Request("trial", 4, seed)).streams
+        with pytest.raises(Interrupted):
+            setting.train()
+    assert not torch.isclose(*points).any()
+
+
+def test_every_key_reaches_the_strategy(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Keys = {}
+
+    class Caught(Exception):
+        pass
+
+    def made(self: Any, *_: Any, **keys: Any) -> None:
+        seen.update(keys)
+        raise Caught
+
+    for strategy in (OpenAIES, CMAES):
+        monkeypatch.setattr(strategy, "__init__", made)
+    for keys in ({"cma_max_d": 0, "sigma": 0.3, "weight_decay": 0.4, "population": 6},
+                 {"cma_sigma": 0.7, "cma_population": 5}):  # fmt: skip
+        seen.clear()
+        with pytest.raises(Caught):
+            Setting(keys, 0).train()
+        own = {key.removeprefix("cma_"): value for key, value in keys.items() if key != "cma_max_d"}
+        assert {key: seen[key] for key in own} == own
+
+
+def test_an_episode_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("difficulty_bench.problem.MOST_STEPS", 3)
+    with pytest.raises(UsageError, match="an episode did not end within 3 steps"):
+        arena(3, 2).play(lambda part: torch.zeros(3, 26)[part], np.zeros((3, 2), int), lambda: None)
+
+
+def scaled(by: float) -> tuple[EnvironmentProblem, nn.Linear]:
+    """CartPole in units of 1 / `by`, and a policy that balances it if told of them."""
+    network, falls = nn.Linear(4, 2), torch.tensor([0.1, 0.3, 3.0, 1.0]) / by
+    network.weight.data, network.bias.data = (
+        torch.stack([-falls, falls]),
+        torch.tensor([0.02, -0.02]),
+    )
+    return control.make(id="CartPole-v1", scale=by, eval_episodes=20), network
+
+
+def test_policies_act_on_prepared_observations() -> None:
+    returns = []
+    for by in (1.0, 64.0):
+        problem, network = scaled(by)
+        games = Arena(problem, network, CPU, rows=1, episodes=4)
+        theta = theta_of(network)[None]
+        returns.append(games.play(lambda part, t=theta: t, np.arange(4)[None], lambda: None))  # type: ignore[misc]
+        evaluated = problem.evaluate(network, split="test", seed=3, device=CPU)
+        returns.append(np.full((1, 4), evaluated.score))
+    np.testing.assert_allclose(returns[0], returns[2])
+    np.testing.assert_allclose(returns[1], returns[3])
+    assert min(map(np.min, returns)) > 100
 
 
 def test_a_return_that_is_not_finite_fails_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -544,7 +544,7 @@ class TestCurve:
         x = np.log([50.0, 100.0, 200.0, 400.0])
         one, other = (curve.fit(d, tuple(y)) for y in (clean, spoiled))
         np.testing.assert_allclose(one.mean(x), other.mean(x), atol=0.005)
-        assert (other.spread(x) < 1.5 * one.spread(x)).all()
+        assert (other.spread(x) < 2.0 * one.spread(x)).all()
 
     def test_the_spread_between_seeds_may_change_with_d(self):
         """Four times as large at 50 as at 200: the mean is known that much less there."""
@@ -608,3 +608,12 @@ def test_a_sure_dip_beyond_a_sure_crossing_widens_the_interval_over_it(dip):
     assert found.d_int90 == pytest.approx(100, abs=1)
     assert 90 < found.ci_low < 100
     assert 100 < found.ci_high < 110 if dip == 0.5 else 500 < found.ci_high < 700
+
+
+def test_trials_beyond_the_search_range_say_where_it_is_not():
+    """A grid may hold any d, and a range may be narrowed after the trials."""
+    narrow = made_up_task(lr_rule="paper", search={"d_min": 50, "d_max": 100, "model": "pass"})
+    failed = results({50: [0.2] * 5, 1000: [0.2] * 5}, NATIVE)
+    assert estimate(narrow, D, failed).local.censored == ABOVE
+    solved = results({2: [0.99] * 5, 100: [0.99] * 5}, NATIVE)
+    assert estimate(narrow, D, solved).local.censored == BELOW

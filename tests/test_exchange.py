@@ -355,6 +355,15 @@ def test_a_store_that_was_named_must_be_there(
     assert [path.name for path in tmp_path.iterdir()] == ["reports"]
 
 
+def test_a_file_that_is_refused_leaves_no_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x").write_text("{")
+    for verb in ("results", "study"):
+        assert main([verb, "import", str(tmp_path / "x"), "--store", str(tmp_path / "s")]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 def test_a_trial_takes_half_a_kilobyte(file: Path) -> None:
     trials = [line for line in file.read_text().splitlines() if '"kind": "trial"' in line]
     assert max(map(len, trials)) < 520

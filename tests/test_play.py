@@ -67,6 +67,18 @@ def test_what_is_shown_is_what_is_scored(name: str) -> None:
     assert (pictures[0] != pictures[-1]).any()
 
 
+def test_the_policy_acts_on_prepared_observations() -> None:
+    problem = control.make(id="CartPole-v1", scale=64.0, eval_episodes=1)
+    falls = torch.tensor([0.1, 0.3, 3.0, 1.0]) / 64  # of a pole that is balanced so
+    network = nn.Linear(4, 2)
+    network.weight.data = torch.stack([-falls, falls])
+    network.bias.data = torch.tensor([0.02, -0.02])
+    envs = problem.rendered_envs(5)
+    total, _ = play(problem, envs, network, CPU, lambda picture: None)
+    envs.close()
+    assert total == problem.evaluate(network, split="test", seed=5, device=CPU).score > 100
+
+
 def test_the_coloured_screen_is_what_the_policy_sees() -> None:
     envs = short_pong("pixels").rendered_envs(3)
     observations, _ = envs.reset()

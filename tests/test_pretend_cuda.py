@@ -95,7 +95,8 @@ def test_trials_together_share_one_device(projection: str, monkeypatch: pytest.M
     alone = [run_trial(Trial(of, request), Runtime()) for request in requests]
     monkeypatch.setattr(together, "run_trial", None)  # no falling back
     with PretendCuda() as device:
-        found = together.run_together([Trial(of, r) for r in requests], Runtime(device="cuda"))
+        of_all = [Trial(of, r) for r in requests]
+        found = list(together.run_together(of_all, Runtime(device="cuda")))
     assert "index on the CPU" not in device.waits
     assert [r.score for r in found] == pytest.approx([r.score for r in alone], abs=0.02)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from difficulty_bench import entry_point
 from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.problem import count_parameters
 from difficulty_bench.records import trial_identity
-from difficulty_bench.registry import Registry, Task
+from difficulty_bench.registry import Reference, Registry, Task
 from difficulty_bench.results import Request
 from difficulty_bench.seeds import Streams, content_hash
 from difficulty_bench.trial import build_network
@@ -87,10 +88,14 @@ def test_a_task_is_frozen(tmp_path: Path) -> None:
         ("d_max: 20", "d_max: 20, seeds: 10001", ":11: mine.search.seeds: should be less than"),
         ("d_max: 20", "d_max: 20, batch: 10001", ":11: mine.search.batch: should be less than"),
         ("  floor: 0", "  floor: " + 3000 * "[", "/mine.yaml: lists or mappings are nested too deeply"),
-        ("  floor: 0", "  floor: &a [*a]", "/mine.yaml: lists or mappings are nested too deeply"),
+        ("  floor: 0", "  floor: &a [*a]", "/mine.yaml:10: not valid YAML: the alias *a is not allowed"),
         ("mine:\n", "mine:\n  extends: mine\n", ":2: mine.extends: a task cannot extend itself: mine -> mine"),
         ("mine:\n", "your:\n  extends: mine\nmine:\n  extends: your\n", "itself: mine -> your -> mine"),
         ("mine:\n", "mine:\n  extends: your\n", "mine.extends: no task 'your' to extend"),
+        ("mine:\n", "mine:\n  extends: [toy]\n", ":2: mine.extends: should be one name, not ['toy']"),
+        ("mine:\n", "'':\n", ":1: a task needs a name"),
+        ('"tests.tiny:network"', "network", "network.entry_point: should be of the form module:function"),
+        ("  floor: 0", "  floor: 0\n  lr_rule: tuned\n  tuning: {grid: [], d: [3]}", "tuning.grid: should not be empty"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(tmp_path: Path, wrong: str, right: str, expected: str) -> None:
@@ -270,3 +275,23 @@ def test_marks_point_at_nested_lists(tmp_path: Path) -> None:
     document = load_yaml(file)
     assert document.where(("a", "b", 1, "c")).endswith("a.yaml:4")
     assert document.where(("a", "x", "y")).endswith("a.yaml:1")
+
+
+def test_aliases_that_stand_for_gigabytes_are_refused() -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    lists = [f"&{new} [*{old},*{old}]" for old, new in itertools.pairwise(letters)]
+    with pytest.raises(UsageError, match="is not a YAML value"):
+        parse_scalar(f"[&a [1,1],{','.join(lists)}]")
+
+
+def listed(*, models: list[Reference]) -> None:
+    """A factory with a list of models."""
+
+
+def test_an_unknown_key_in_a_list_is_named_without_a_guess(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(
+        'mine: {extends: toy, problem: {entry_point: "tests.test_registry:listed", models: [{x: 1}]}}'
+    )
+    with pytest.raises(UsageError, match=r"mine\.problem\.models\.0\.x: unknown key$"):
+        Registry([file]).get("mine")

@@ -622,3 +622,11 @@ def test_a_file_is_enough_for_the_rows(tmp_path: Path, gallery: Store) -> None:
     assert Request("trial", 100, 0) in gallery.outcomes(
         next(r.study for r in gallery.studies() if r.task.name == "control")
     )
+
+
+def test_a_reading_that_cannot_be_searched_is_a_row_with_its_error() -> None:
+    """Whoever mails a results file may have given it pilots above D."""
+    tuning = {"grid": [1.0], "d": [500_000]}
+    store = recorded.fill(Store.in_memory(), recorded.reading(lr_rule="tuned", tuning=tuning), [])
+    (row,) = rows(store)
+    assert "tuning.d holds 500000, above D" in row["error"]

@@ -36,6 +36,7 @@ from difficulty_bench.results import Request, TrialResult
 from difficulty_bench.solution import Solution
 from difficulty_bench.subspace import SubspaceOptimizer
 from difficulty_bench.trial import Runtime, Trial, build_network, run_trial
+from envs import control
 
 Keys = dict[str, Any]
 
@@ -405,3 +406,74 @@ def test_a_data_set_is_no_environment() -> None:
     data: Any = object()
     with pytest.raises(UsageError, match="'ppo' needs environments"):
         sb3.ppo(data, setting.network, setting.context, total_timesteps=1)
+
+
+# What the task says
+
+
+ODD: dict[str, Keys] = {
+    "PPO": {
+        **{"n_steps": 12, "batch_size": 6, "n_epochs": 3, "gamma": 0.9, "gae_lambda": 0.8},
+        **{"ent_coef": 0.3, "vf_coef": 0.4, "max_grad_norm": 0.7},
+    },
+    "DQN": {
+        **{"buffer_size": 99, "learning_starts": 7, "batch_size": 5, "gamma": 0.9},
+        **{"train_freq": 3, "gradient_steps": 2, "n_steps": 6, "target_update_interval": 11},
+        **{"exploration_fraction": 0.6, "exploration_final_eps": 0.2, "max_grad_norm": 0.7},
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "agent"), [("PPO", PPO_KEYS), ("DQN", DQN_KEYS)])
+def test_every_key_reaches_the_algorithm(
+    name: str, agent: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: Keys = {}
+
+    class Caught(Exception):
+        pass
+
+    def algorithm(*_: Any, **keys: Any) -> None:
+        seen.update(keys)
+        raise Caught
+
+    monkeypatch.setattr(sb3, name, algorithm)
+    own = ODD[name]
+    linear: Keys = {"lr_schedule": "linear"}
+    if name == "PPO":
+        linear |= {"clip_range": 0.3, "clip_schedule": "linear"}
+    with pytest.raises(Caught):
+        Setting({**agent, **own, **linear}).train()
+    assert {key: seen[key] for key in own} == own
+    assert seen["learning_rate"](0.5) == pytest.approx(3 * agent["learning_rate"] / 2)
+    if name == "PPO":
+        assert seen["clip_range"](0.5) == pytest.approx(0.15)
+
+
+def test_the_learner_sees_prepared_observations() -> None:
+    problem = control.make(id="CartPole-v1", scale=0.5)
+    x = torch.randn(3, 4)
+    seen = sb3_networks.PreparedObservations(problem.observation_space, problem)(x)
+    torch.testing.assert_close(seen, x / 2)
+
+
+def test_a_resumed_dqn_stands_where_the_stopped_one_did() -> None:
+    """Its replay buffer has gone round once."""
+    keys = {"buffer_size": 50, "learning_starts": 10, "exploration_fraction": 0.9, "device": "cpu"}
+    envs = GymnasiumVecEnv(control.make(id="CartPole-v1").make_envs(1, 0))
+    stopped, resumed = (DQN("MlpPolicy", envs, **keys) for _ in range(2))
+    stopped.learn(120)
+    state = sb3.save_dqn(stopped)
+    sb3.load_dqn(resumed, state)
+    one, other = stopped.replay_buffer, resumed.replay_buffer
+    assert one is not None
+    assert other is not None
+    assert one.dones.any()
+    for name in sb3.REPLAY_ARRAYS:
+        expected = getattr(one, name).copy()
+        if name == "timeouts":  # of the last step, after which other episodes begin
+            expected[one.pos - 1] = one.dones[one.pos - 1] == 0
+        np.testing.assert_array_equal(getattr(other, name), expected)
+    assert (other.pos, other.full) == (one.pos, True)
+    assert resumed._n_calls == stopped._n_calls > 0
+    assert resumed.exploration_rate == stopped.exploration_rate < 1

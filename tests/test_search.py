@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from difficulty_bench import curve, psychometric
 from difficulty_bench.belief import PassBelief
-from difficulty_bench.crossing import ABOVE, BELOW
+from difficulty_bench.crossing import ABOVE, BELOW, Crossing
 from difficulty_bench.design import (
     NATIVE,
     PassProspect,
@@ -25,10 +25,11 @@ from difficulty_bench.design import (
     relative_cost,
 )
 from difficulty_bench.errors import StudyError, UsageError
-from difficulty_bench.estimate import estimate
+from difficulty_bench.estimate import Target, estimate
 from difficulty_bench.results import Outcome, Request
 from difficulty_bench.search import chosen_lr, next_round, stop_reason
-from difficulty_bench.stages import tidy
+from difficulty_bench.stages import Stages, tidy
+from difficulty_bench.tuning import ChosenLr
 
 from .made_up import D, learner, made_up_task, play_study, power_law, run_study
 
@@ -141,8 +142,15 @@ class TestStopping:
             d = crossing.d_int90
             near = [r for r in outcomes if r.role == "trial" and d / 1.3 <= r.d <= d * 1.3]
             assert len(near) >= task.search.seeds
-        assert len(outcomes) < 80
+        assert len(outcomes) < 100
         assert "within a factor" in stop_reason(task, D, outcomes)
+
+    def test_a_grid_is_all_of_it(self):
+        """Its size was said; `max_trials` of the task bounds what a search may find it needs."""
+        task = made_up_task(search={"max_trials": 10})
+        asked = next_round(task, D, {}, grid=[10, 20, 30], seeds=5)
+        assert len(asked) == 15 + task.baseline_seeds
+        assert len(next_round(task, D, {}, grid=[10, 20, 30], seeds=5, max_trials=7)) == 7
 
     @pytest.mark.parametrize("model", ["score", "pass"])
     def test_never_solved_is_cheap_and_censored(self, model):
@@ -314,6 +322,21 @@ class TestLearningRates:
             for r, o in outcomes.items()
         }
         assert estimate(TUNED, D, shifted) == estimate(TUNED, D, outcomes)
+
+
+class TestStages:
+    def test_a_threshold_within_the_baselines_error_is_searched_for(self):
+        """Native seeds that spread by .05 do not rule out one half a standard error above."""
+        outcomes = {
+            Request("baseline", 0, seed): Outcome(score)
+            for seed, score in enumerate((0.75, 0.8, 0.85, 0.75, 0.85))
+        }
+        for above, hopeful in ((0.01, True), (0.2, False)):
+            task = made_up_task(threshold_global=0.8 + above)
+            stages = Stages(task, D, ChosenLr())
+            stages.outcomes.update(outcomes)
+            crossing = Crossing(0.8 + above)
+            assert stages._hopeful(Target(0.8 + above, None, crossing)) is hopeful
 
 
 class TestDesign:

@@ -128,6 +128,16 @@ def test_a_wrong_quantiser_is_refused(tmp_path: Path, quantiser: Any, expected: 
         ("z", "AAAA", "not a solution file"),
         ("z", base64.b64encode(b"\xff" * 28).decode(), "not finite"),
         ("request", {"role": "trial"}, "not a solution file"),
+        *[
+            ("request", {"role": "trial", "d": 7, "seed": 0, "lr_scale": 1.0} | wrong, "not a solu")
+            for wrong in (
+                {"d": 7.0},
+                {"seed": "zero"},
+                {"seed": -1},
+                {"lr_scale": "a"},
+                {"role": "x"},
+            )
+        ],
     ],
 )
 def test_a_wrong_file_is_refused_with_one_line(

@@ -403,3 +403,17 @@ def test_only_in_memory_means_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
         store.add_reading(of)
     with Store(Path(":memory:"), read_only=True) as store:
         assert [reading.study for reading in store.studies()] == [of.study]
+
+
+def test_a_folder_that_cannot_be_written_hides_no_result_of_a_killed_writer(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(path).close()
+    code = "import os, sys; from pathlib import Path; from tests.test_store import *;"
+    code += "store = Store(Path(sys.argv[1])); store.put(recorded.result(OF, 'trial', 7, 0, .5));"
+    code += "os.kill(os.getpid(), signal.SIGKILL)"
+    python(code, str(path)).wait()
+    assert path.with_name("bench.sqlite-wal").stat().st_size
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with Store(path, read_only=True) as store:
+        assert len(store.results(OF.study)) == 4

@@ -374,3 +374,42 @@ def test_a_long_list_of_trials_is_cut_short() -> None:
     names = [f"trial d={d} seed 0" for d in range(1, 12)]
     assert enumerated(names[:8]) == ", ".join(names[:8])
     assert enumerated(names) == ", ".join(names[:8]) + " and 3 more"
+
+
+def test_no_error_is_lost_to_the_one_that_ends_the_run(tmp_path: Path) -> None:
+    faulty = "tiny-faulty: {extends: tiny-broken, agent: {how: disk}}"
+    (tmp_path / "mine.yaml").write_text(TINY.read_text() + faulty)
+    tasks = ["--task", "tiny", "--task", "tiny-faulty"]
+    tasks += ["--set", "floor=1", "--set", "threshold_global=null"]
+    finished = bench("run", "--tasks", "mine.yaml", *tasks, "--workers", "1", cwd=tmp_path)
+    assert finished.returncode == 3
+    assert "no better than the floor" in finished.stderr
+    assert "Too many open files" in finished.stderr.splitlines()[-1]
+
+
+def test_an_agent_that_cannot_be_called_is_refused_before_it_fails_a_trial() -> None:
+    task = Registry([TINY]).get("tiny", ["agent.entry_point=os:system"])
+    with pytest.raises(UsageError, match="^tiny: entry_point 'os:system': too many positional"):
+        prepare(task)
+
+
+def test_the_held_out_score_of_a_data_set_ends_no_training() -> None:
+    rule = [f"early_stop={{metric: {name}, at: 1, times: 1}}" for name in ("test_accuracy", "x")]
+    with pytest.raises(
+        UsageError, match=r"^tiny: early_stop\.metric: 'test_accuracy' is the score"
+    ):
+        prepare(Registry([TINY]).get("tiny", rule[:1]))
+    prepare(Registry([TINY]).get("tiny", rule[1:]))
+
+
+def test_the_list_has_what_was_measured_with_other_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ["--store", str(tmp_path / "bench.sqlite"), "--tasks", str(TINY)]
+    run = ["run", "--task", "tiny", "--d", "2", "--seeds", "1", "--workers", "1", "--quiet"]
+    assert main([*run, *store, "--set", "agent.epochs=2"]) == 0
+    capsys.readouterr()
+    assert main(["list", *store]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tiny ")]
+    assert [line.rstrip().endswith(" -") for line in lines] == [True, False]
+    assert lines[1].startswith("tiny agent.epochs=2 ")

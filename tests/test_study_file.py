@@ -8,6 +8,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,46 @@ def test_a_corrupt_checkpoint_is_named_with_the_mend(tmp_path: Path) -> None:
     path.write_bytes(b"noise")
     with pytest.raises(ResourceError, match="delete it"):
         run_trial(trial, Runtime(checkpoint_dir=tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04", b"\x80\x02", pt(state=1)])
+def test_whatever_is_no_checkpoint_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pt").write_bytes(content)
+    for mapped in (False, True):
+        with pytest.raises(ValueError, match=r"^not a checkpoint: .+"):
+            read_checkpoint(tmp_path / "x.pt", mapped=mapped)
+
+
+def test_every_byte_of_a_checkpoint_may_be_wrong(tmp_path: Path) -> None:
+    whole, path = put(tmp_path / "x.sqlite", checkpoint()).read_bytes(), tmp_path / "x.pt"
+    for at in range(0, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with suppress(ValueError):
+            read_checkpoint(path)
+
+
+def test_a_checkpoint_to_go_on_from_is_better_than_none(tmp_path: Path, file: Path) -> None:
+    target = tmp_path / "target.sqlite"
+    path = put(target, replace(checkpoint(steps=1000), state=None))
+    with Store(target) as store:
+        assert import_study(store, file).checkpoints == 1
+    assert read_checkpoint(path).steps == 5
+
+
+def test_a_table_of_contents_of_another_zip_is_refused(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytearray(file.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 151  # the version that it takes to read it
+    file.write_bytes(content)
+    assert_refused(tmp_path, file, "corrupt, or no study file", monkeypatch)
+
+
+def test_what_a_terminal_would_obey_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "bench.sqlite"
+    with Store(store) as written:
+        recorded.fill(written, recorded.reading(settings=("notes=\x1b[31m\nbench: done",)), [])
+    assert main(["status", "--store", str(store)]) == 0
+    assert "notes=\\x1b[31m\\nbench: done" in capsys.readouterr().out

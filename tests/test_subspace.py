@@ -653,3 +653,12 @@ def test_sb3_native_critic_is_scheduled_and_saved(tmp_path: Path) -> None:
     assert int((after != before).sum()) == len(before)
     assert [g["lr"] for g in policy.optimizer.param_groups] == [3e-4, 3e-4]
     assert len(through_a_file(policy.optimizer.state_dict())["state"]) == 1 + len(critic)
+
+
+def test_a_saved_rate_is_the_task_s_own() -> None:
+    """Not multiplied by lr_scale, which `load_state_dict` would apply to it a second time."""
+    net = network()
+    optimizer = SubspaceOptimizer(net.parameters(), d=5, seed=0, lr=0.01, lr_scale=3.0)
+    train(net, optimizer)
+    assert optimizer.inner.param_groups[0]["lr"] == pytest.approx(0.03)
+    assert optimizer.state_dict()["param_groups"][0]["lr"] == 0.01

@@ -349,3 +349,26 @@ def test_generators_go_on_from_a_checkpoint_of_a_machine_without_a_gpu() -> None
     kept = torch.get_rng_state()
     random_state.put(torch.device("cuda"), random_state.get(torch.device("cpu")))
     assert torch.equal(torch.get_rng_state(), kept)
+
+
+def test_schedules_are_what_they_are_called() -> None:
+    at = (0.0, 0.25, 0.5, 1.0)
+    expected = {
+        "constant": [1, 1, 1, 1],
+        "cosine": [1, 0.8536, 0.5, 0],
+        "linear": [1, 0.75, 0.5, 0],
+    }
+    found = {k: [round(f(p), 4) for p in at] for k, f in supervised.SCHEDULES.items()}
+    assert found == expected
+
+
+def test_the_network_is_judged_on_prepared_rows() -> None:
+    def load() -> dict[str, tuple[Tensor, Tensor]]:
+        pair = torch.full((1, 1), 3.0), torch.ones(1, dtype=torch.long)
+        return {"train": pair, "validation": pair, "test": pair}
+
+    network = nn.Linear(1, 2)
+    network.weight.data, network.bias.data = torch.tensor([[1.0], [0.0]]), torch.tensor([0.0, 1.0])
+    for scale, score in ((1.0, 0.0), (0.1, 1.0)):  # the label is 1: 3 > 1, .3 < 1
+        problem = SupervisedProblem((1,), 2, load, scale=scale)
+        assert problem.evaluate(network, split="test", seed=0, device=CPU).score == score

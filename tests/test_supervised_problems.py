@@ -84,6 +84,13 @@ def test_digits_splits_are_disjoint_and_fixed() -> None:
     assert float(digits.make().prepare(splits["train"][0]).max()) == 1
 
 
+@pytest.mark.parametrize("make", [mnist.make, cifar10.make])
+def test_pixels_come_to_the_network_from_0_to_1(make: Callable[[], SupervisedProblem]) -> None:
+    problem = make()
+    white = torch.full((1, *problem.input_shape), 255, dtype=torch.uint8)
+    assert float(problem.prepare(white).max()) == 1
+
+
 def test_mnist_splits_are_the_published_rows(mnist_files: None) -> None:
     splits = mnist.make().splits
     train, validation, test = (splits[name] for name in ("train", "validation", "test"))

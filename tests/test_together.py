@@ -16,10 +16,12 @@ from difficulty_bench import together
 from difficulty_bench.context import Interrupted
 from difficulty_bench.engine import BatchEngine
 from difficulty_bench.errors import UsageError
+from difficulty_bench.problem import SupervisedProblem
 from difficulty_bench.projection import FAMILIES, Identity, Projection, Stacked, make
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request, TrialResult
 from difficulty_bench.trial import Runtime, Trial, run_trial
+from tests import tiny
 
 TASKS = Registry([Path(__file__).parent / "tiny.yaml"])
 REQUESTS = [
@@ -105,7 +107,7 @@ def test_a_trial_that_diverges_leaves_the_others_alone(monkeypatch: pytest.Monke
     of = task("agent.optimizer=sgd")
     alone = [run_trial(trial, Runtime()) for trial in trials(of, requests)]
     monkeypatch.setattr(together, "run_trial", None)
-    found = together.run_together(trials(of, requests), Runtime())
+    found = list(together.run_together(trials(of, requests), Runtime()))
     assert [result.state for result in found] == ["complete", "failed", "complete"]
     assert (found[1].reason or "").startswith("diverged: train_loss is")
     assert_alike(found[0], alone[0])
@@ -134,7 +136,7 @@ def test_what_cannot_share_a_program_trains_one_by_one(
 ) -> None:
     of = task(*settings)
     said: list[str] = []
-    found = together.run_together(trials(of), Runtime(), said.append)
+    found = list(together.run_together(trials(of), Runtime(), said.append))
     assert said == [f"tiny: trials train one by one: {reason}"]
     for one, trial in zip(found, trials(of), strict=True):
         alone = run_trial(trial, Runtime())
@@ -148,7 +150,7 @@ def normalised(input_shape: tuple[int, ...], output_size: int) -> nn.Module:
 def test_an_error_of_one_trial_is_that_trials_alone() -> None:
     of = TASKS.get("tiny-broken")
     with pytest.warns(UserWarning, match="'tests.tiny:misbehave' trains no trials together"):
-        found = together.run_together(trials(of), Runtime())
+        found = list(together.run_together(trials(of), Runtime()))
     assert {result.reason for result in found} == {found[0].reason}
     assert "the learner broke" in (found[0].reason or "")
 
@@ -177,7 +179,7 @@ def test_what_stops_a_study_is_no_reason_to_train_one_by_one(
     monkeypatch.setattr(supervised, "train_together", stop)
     monkeypatch.setattr(together, "run_trial", None)
     with pytest.raises(type(error), match=str(error)):
-        together.run_together(trials(task()), Runtime())
+        list(together.run_together(trials(task()), Runtime()))
 
 
 def test_groups_share_study_and_split() -> None:
@@ -254,5 +256,33 @@ def test_hashed_projections_stack_into_one_pass() -> None:
 
 def test_wall_time_is_shared() -> None:
     start = time.perf_counter()
-    found = together.run_together(trials(task()), Runtime())
+    found = list(together.run_together(trials(task()), Runtime()))
     assert 0 < sum(result.wall_s for result in found) <= time.perf_counter() - start
+
+
+def test_trials_that_train_one_by_one_are_given_as_they_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next may be interrupted, and the first be a day's work."""
+    begun: list[Trial] = []
+    monkeypatch.setattr(together, "run_trial", lambda trial, _: begun.append(trial) or trial)
+    engine = BatchEngine(8, lambda text: None)
+    results = engine.run(trials(task("timeout_s=100")), Runtime())
+    next(results)
+    assert len(begun) == 1
+    engine.stop()
+    with pytest.raises(Interrupted):
+        next(results)
+
+
+def scaled() -> SupervisedProblem:
+    problem = tiny.problem()
+    problem.scale = 0.2
+    return problem
+
+
+def test_trials_together_see_prepared_rows() -> None:
+    of = task("problem.entry_point=tests.test_together:scaled")
+    alone = [run_trial(trial, Runtime()) for trial in trials(of)]
+    for one, other in zip(together.run_together(trials(of), Runtime()), alone, strict=True):
+        assert_alike(one, other)

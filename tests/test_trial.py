@@ -308,3 +308,19 @@ def test_a_trial_checkpoints_once_a_minute_and_keeps_what_it_can_resume_from(
     with pytest.raises(Interrupted):
         stopped.tick(7, lambda: {"n": 7})
     assert read_checkpoint(file).state == {"n": 7}
+
+
+def test_a_learner_that_exits_has_failed() -> None:
+    result = run_trial(
+        tiny_trial("agent.entry_point=tests.tiny:misbehave", "agent.how=exit"), Runtime()
+    )
+    assert result.state == "failed"
+    assert (result.reason or "").startswith("SystemExit: 0 (tiny.py:")
+
+
+def test_a_spread_that_is_not_finite_is_the_problems_fault() -> None:
+    trial = tiny_trial("problem.entry_point=tests.tiny:unsure")
+    with pytest.raises(
+        UsageError, match=r"^tiny: the evaluation gave .* sd = nan; let the problem"
+    ):
+        run_trial(trial, Runtime())

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from difficulty_bench.context import TrialContext
 from difficulty_bench.errors import UsageError
-from difficulty_bench.problem import Pair, Problem, SupervisedProblem
+from difficulty_bench.problem import Evaluation, Pair, Problem, SupervisedProblem
 
 
 def problem(*, separation: float = 2.0) -> SupervisedProblem:
@@ -30,6 +31,16 @@ def problem(*, separation: float = 2.0) -> SupervisedProblem:
         return pairs
 
     return SupervisedProblem((8,), 2, load)
+
+
+class Unsure(SupervisedProblem):
+    def evaluate(self, *arguments: Any, **parameters: Any) -> Evaluation:
+        return replace(super().evaluate(*arguments, **parameters), sd=float("nan"))
+
+
+def unsure() -> SupervisedProblem:
+    """Whose evaluation gives a score and, as its spread, nan."""
+    return Unsure((8,), 2, lambda: problem().splits)
 
 
 def without_validation() -> SupervisedProblem:
@@ -67,6 +78,8 @@ def misbehave(
     if how == "print":
         print("a learner that talks")
         context.optimizer(network.parameters(), lr=0.1)
+    if how == "exit":
+        raise SystemExit(0)
     if how == "refuse":
         raise UsageError("not here")
     if how == "diverge":

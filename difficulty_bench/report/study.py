@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, median, stdev
 
-from ..errors import StudyError
+from ..errors import StudyError, UsageError
 from ..estimate import Estimate, estimate
 from ..records import Reading
 from ..registry import Reference
-from ..results import Scores, TrialResult
+from ..results import Request, Scores, TrialResult
 from ..sizes import sizes, unscored
 from ..store import Store
 from ..tuning import ChosenLr, chosen_lr, possible_pilots, relevant
@@ -113,8 +113,9 @@ def study_report(
     small: Mapping[int, Estimate] = {}
     lacking = 0
     everything = {result.request: result.outcome for result in results}
-    belongs = set(possible_pilots(task, D))
+    belongs = set[Request]()
     try:
+        belongs = set(possible_pilots(task, D))
         chosen = chosen_lr(task, D, everything)
         outcomes = relevant(task, D, everything)
         belongs = set(outcomes)
@@ -126,7 +127,7 @@ def study_report(
         }
         small = sizes(task, D, outcomes, scores)
         lacking = unscored(outcomes, scores)
-    except StudyError as exception:
+    except (StudyError, UsageError) as exception:  # the latter of a file from elsewhere
         error = str(exception)
     own = [result for result in results if result.request in belongs]
     return StudyReport(reading, tuple(own), chosen, found, error, small, lacking)

@@ -71,7 +71,7 @@ def _bracket(row: Row, suffix: str) -> str:
 def d_int90_text(row: Row) -> str:
     """Both thresholds in a few words; the reason where there is no number."""
     if row["error"]:
-        return f"no number: {row['error']}"
+        return f"no number: {row['error'].removeprefix(row['task'] + ': ')}"
     local = f"{d_int90(row)} local"
     if row["threshold_global"] is None:
         return local

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ..errors import UsageError
-from ..exchange import export, import_results, merged
+from ..exchange import export, load, merge, merged
 from ..registry import Registry
 from ..report import FORMATS, write_report
 from ..store import Store
@@ -41,8 +41,9 @@ def results(arguments: argparse.Namespace) -> int:
     else:
         if arguments.names:
             raise UsageError("bench results import takes the whole file; leave out --task")
+        parsed = load(file)  # before a store is made for it
         with Store(arguments.store) as target:
-            merged_in = import_results(target, file)
+            merged_in = merge(target, file, parsed)
         for conflict in merged_in.conflicts:
             _warn(conflict)
         print(

@@ -11,6 +11,7 @@ from typing import Any
 from ..checkpoint import checkpoint_folder, checkpoints
 from ..cli import DEFAULT_STORE
 from ..errors import BenchError, ResourceError
+from ..outputs import harmless
 from ..problem import count_parameters
 from ..registry import Registry, Task
 from ..report import d_int90_text, rows
@@ -33,12 +34,13 @@ def store_to_read(arguments: argparse.Namespace) -> Path:
 def list_tasks(arguments: argparse.Namespace) -> int:
     """One line a task; a task that cannot run says why in place of its data.
 
-    After the registry's come tasks that only the store knows: derived ones, and those of files
-    that are not given now.
+    After the registry's come those that only the store knows: derived ones, those of files that
+    are not given now, and whatever was measured with other settings.
     """
     registry = Registry(arguments.tasks)
     measured = _measured(arguments)
     last = {(row["study"], row["lr_rule"]): d_int90_text(row) for row in measured}
+    listed = set[tuple[str, str]]()
     _print_task("task", "paradigm", "network", "D", "data", "last d_int90 [95%]")
     for name in registry.names():
         try:
@@ -48,12 +50,12 @@ def list_tasks(arguments: argparse.Namespace) -> int:
             print(f"{name:28} unusable: {error}")
             continue
         network = task.network.entry_point.partition(":")[2]
-        found = last.get((study_identity(task), task.lr_rule), "-")
-        _print_task(name, task.paradigm, network, size, data, found)
+        listed.add(key := (study_identity(task), task.lr_rule))
+        _print_task(name, task.paradigm, network, size, data, last.get(key, "-"))
     for row in measured:
-        if row["task"] not in registry.names():
+        if (row["study"], row["lr_rule"]) not in listed:
             network = row["network"].partition("(")[0].rpartition(".")[2]
-            size, name = f"{row['D']:,}", " ".join([row["task"], *row["settings"]])
+            size, name = f"{row['D']:,}", harmless(" ".join([row["task"], *row["settings"]]))
             _print_task(name, row["paradigm"], network, size, "-", d_int90_text(row))
     return 0
 
@@ -84,11 +86,11 @@ def status(arguments: argparse.Namespace) -> int:
             for failure in row["failures"]:
                 states[failure["state"]] += failure["n"]
             counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()) if n)
-            settings = " ".join(row["settings"])
+            settings = harmless(" ".join(row["settings"]))
             print(f"{row['task']} {settings}".rstrip())
             print(f"  {counts or 'no trials yet'}; {row['compute_s']:.0f} s of training")
             for one in begun.get(row["study"], ()):
-                print(f"  under way: {one}")
+                print(f"  under way: {harmless(one)}")
             print(f"  d_int90 {d_int90_text(row)}")
     return 0
 
@@ -115,7 +117,9 @@ def show(arguments: argparse.Namespace) -> int:
     print(json.dumps(content | task.definition(), indent=1))
     with Store(store_to_read(arguments), read_only=True) as store:
         for result in store.results(study):
-            end = f"{result.score:.6g}" if result.score is not None else f"{result.reason}"
+            end = (
+                f"{result.score:.6g}" if result.score is not None else harmless(f"{result.reason}")
+            )
             rate = f"lr x{result.request.lr_scale:g}"  # trials of every lr rule are here
             what = f"{describe(result.request):32} {rate:12} {result.state:10} {end}"
             print(f"{result.identity[:12]}  {what}")

@@ -18,7 +18,7 @@ from typing import Any
 from ..checkpoint import checkpoint_folder
 from ..engine import Engine, make_engine
 from ..environment import usable_cores
-from ..errors import BenchError, StudyError, UsageError
+from ..errors import BenchError, ResourceError, StudyError, UsageError
 from ..outputs import stdout_to_stderr
 from ..progress import Progress
 from ..registry import AT, Registry, Task
@@ -131,6 +131,10 @@ def _measure(
                         complete = False
                         break
                     progress.note(f"{one.task.name}: done: {reason}")
+        except ResourceError:  # the last word; those before it must not be lost
+            for earlier in errors:
+                progress.warn(str(earlier))
+            raise
         finally:
             engine.close()
             progress.close()

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
+from ..outputs import harmless
 from ..records import Reading
 from ..registry import AT, Registry
 from ..results import describe
 from ..store import Store
-from ..study_file import export_study, import_study
+from ..study_file import check_study, export_study, import_study
 from ..trial import study_identity
 from .look import store_to_read
 from .run import given_settings, given_tasks
@@ -46,6 +47,7 @@ def _import(arguments: argparse.Namespace) -> int:
     given = arguments.names or arguments.envs or arguments.agent or given_settings(arguments)
     if given:
         raise UsageError("bench study import takes the study that the file holds: give FILE alone")
+    check_study(arguments.file)  # before a store is made for it
     with Store(arguments.store) as store:
         done = import_study(store, arguments.file)
     for conflict in done.merged.conflicts:
@@ -56,7 +58,7 @@ def _import(arguments: argparse.Namespace) -> int:
         f"{arguments.store}: {reading.task.name}, {done.merged.added} trials added, "
         f"{done.merged.known} were there already; {done.checkpoints} checkpoints added{kept}"
     )
-    print(f"it goes on with: {_resuming(reading, arguments.tasks, arguments.store)}")
+    print(f"it goes on with: {harmless(_resuming(reading, arguments.tasks, arguments.store))}")
     return 0
 
 
