@@ -389,7 +389,7 @@ def test_no_error_is_lost_to_the_one_that_ends_the_run(tmp_path: Path) -> None:
 
 def test_an_agent_that_cannot_be_called_is_refused_before_it_fails_a_trial() -> None:
     task = Registry([TINY]).get("tiny", ["agent.entry_point=os:system"])
-    with pytest.raises(UsageError, match="^tiny: entry_point 'os:system': too many positional"):
+    with pytest.raises(UsageError, match=r"^tiny: entry_point 'os:system': too many positional"):
         prepare(task)
 
 
