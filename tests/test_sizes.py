@@ -73,7 +73,7 @@ def test_a_failed_trial_stays_a_failure_and_a_missing_score_leaves_the_bits_out(
 def test_the_interval_of_the_bits_shown_holds_the_truth_although_they_were_chosen() -> None:
     """50 studies, with a little noise from quantising; all but a few intervals must hold it."""
     loss, full = {2: 3.0, 3: 1.6, 4: 1.2, 6: 1.03}, made_up.power_law(400)
-    held = 0
+    held = open_ended = 0
     for seed in range(50):
         rng = np.random.default_rng([7, seed])
         outcomes = made_up.play_study(TASK, made_up.learner(full, sd=0.012, seed=seed))
@@ -85,10 +85,11 @@ def test_the_interval_of_the_bits_shown_holds_the_truth_although_they_were_chose
         shown = smallest({w: estimate.local for w, estimate in found.items()})
         assert shown is not None
         assert shown.ci_low is not None
-        assert shown.ci_high is not None
+        open_ended += shown.ci_high is None
         truth = size_bits(math.ceil(400 * loss[shown.bits_per_number]), shown.bits_per_number)
-        held += shown.ci_low <= truth <= shown.ci_high
+        held += shown.ci_low <= truth <= (shown.ci_high or math.inf)
     assert held >= 44  # 95% of 50, less three binomial deviations
+    assert open_ended <= 2
 
 
 def crossing(d: int | None, high: int | None) -> Crossing:
