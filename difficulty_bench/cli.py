@@ -152,7 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     show = add("show", "look:show", "a task in full, and what was measured of it")
     show.add_argument("task")
-    show.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    _add_settings(show)
     export = add("export", "solutions:export", "write a trial's solution: seed and d numbers")
     export.add_argument("trial", help="its identity or the start of it, as `bench show` lists it")
     export.add_argument("file", type=Path, metavar="FILE")
@@ -199,6 +199,11 @@ def _add_task(verb: argparse.ArgumentParser) -> None:
         help="any Gymnasium id, without a registry entry; repeatable")  # fmt: skip
     add("--agent", metavar="NAME",
         help="for --env: a template of tasks.yaml, ppo, dqn or es (default: ppo)")  # fmt: skip
+    _add_settings(verb)
+
+
+def _add_settings(verb: argparse.ArgumentParser) -> None:
+    add = verb.add_argument
     add("--projection", metavar="NAME",
         help="hashed, fastfood, sparse, dense, gaussian or rademacher")  # fmt: skip
     add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",

@@ -30,6 +30,7 @@ from difficulty_bench.trial import Trial, study_identity
 from envs import atari, control
 
 from . import recorded
+from .test_es import scaled
 
 CPU = torch.device("cpu")
 
@@ -68,11 +69,8 @@ def test_what_is_shown_is_what_is_scored(name: str) -> None:
 
 
 def test_the_policy_acts_on_prepared_observations() -> None:
-    problem = control.make(id="CartPole-v1", scale=64.0, eval_episodes=1)
-    falls = torch.tensor([0.1, 0.3, 3.0, 1.0]) / 64  # of a pole that is balanced so
-    network = nn.Linear(4, 2)
-    network.weight.data = torch.stack([-falls, falls])
-    network.bias.data = torch.tensor([0.02, -0.02])
+    problem, network = scaled(64.0)
+    problem.eval_episodes = 1
     envs = problem.rendered_envs(5)
     total, _ = play(problem, envs, network, CPU, lambda picture: None)
     envs.close()

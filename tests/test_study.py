@@ -370,6 +370,13 @@ def test_the_commit_is_that_of_this_checkout_alone(
     assert environment_module._commit() == "unknown"
 
 
+def test_a_task_is_shown_as_it_would_be_run(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["show", "tiny", "--tasks", str(TINY), "--projection", "dense", "--set", "floor=0.4"]
+    assert main(words) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["projection"], shown["floor"]) == ("dense", 0.4)
+
+
 def test_a_long_list_of_trials_is_cut_short() -> None:
     names = [f"trial d={d} seed 0" for d in range(1, 12)]
     assert enumerated(names[:8]) == ", ".join(names[:8])

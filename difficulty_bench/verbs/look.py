@@ -18,6 +18,7 @@ from ..report import d_int90_text, rows
 from ..results import describe
 from ..store import Store
 from ..trial import build_network, study_identity
+from .run import given_settings
 
 
 def store_to_read(arguments: argparse.Namespace) -> Path:
@@ -111,7 +112,7 @@ def _under_way(store: Store) -> dict[str, list[str]]:
 
 def show(arguments: argparse.Namespace) -> int:
     """The task as it would run, every default filled in, then its trials and d_int90."""
-    task = Registry(arguments.tasks).get(arguments.task, arguments.settings)
+    task = Registry(arguments.tasks).get(arguments.task, given_settings(arguments))
     study = study_identity(task)
     content = task.model_dump(mode="json", by_alias=True, exclude_none=True)
     print(json.dumps(content | task.definition(), indent=1))
