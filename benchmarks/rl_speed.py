@@ -34,7 +34,7 @@ from difficulty_bench.results import Request
 from difficulty_bench.trial import Runtime, Trial, build_network
 
 # Policy steps of a short run: some ten seconds of one core, and several updates.
-STEPS = {"cartpole": 40_960, "pong-ram": 32_768, "pong": 4096}
+STEPS = {"cartpole": 40_960, "pong-ram": 65_536, "pong": 16_384}
 DIMENSIONS = {"cartpole": 10, "pong-ram": 2000, "pong": 2000}
 PARTS = ("emulator", "network", "projection", "optimiser", "rest")
 
