@@ -459,7 +459,7 @@ def test_the_learner_sees_prepared_observations() -> None:
 
 def test_a_resumed_dqn_stands_where_the_stopped_one_did() -> None:
     """Its replay buffer has gone round once."""
-    keys = {"buffer_size": 50, "learning_starts": 10, "exploration_fraction": 0.9, "device": "cpu"}
+    keys = {"buffer_size": 50, "learning_starts": 10, "exploration_fraction": 0.9, "seed": 0}
     envs = GymnasiumVecEnv(control.make(id="CartPole-v1").make_envs(1, 0))
     stopped, resumed = (DQN("MlpPolicy", envs, **keys) for _ in range(2))
     stopped.learn(120)
