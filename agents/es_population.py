@@ -69,8 +69,9 @@ class Arena:
             return to_actions(outputs(grouped).flatten(0, 1), self.problem.action_space)
 
         shape = len(seeds), self.episodes
-        played = first_episodes(self.envs, policy, seeds.reshape(-1), beat, self.problem.id)
-        returns, lengths = played
+        returns, lengths = first_episodes(
+            self.envs, policy, seeds.reshape(-1), beat, self.problem.id
+        )
         self.steps += int(lengths.reshape(shape)[:count].sum())
         return returns.reshape(shape)[:count]
 
