@@ -62,6 +62,16 @@ class Imported:
     older: int
 
 
+@dataclass(frozen=True)
+class Content:
+    """An open `file`, and what it says of its one study."""
+
+    file: Path
+    archive: zipfile.ZipFile
+    study: str
+    parsed: Parsed
+
+
 def export_study(store: Store, study: str, file: Path) -> Exported:
     """Write `study` to `file`, as a whole or not at all.
 
@@ -93,36 +103,35 @@ def export_study(store: Store, study: str, file: Path) -> Exported:
     return Exported(len(finished), saved, restarting)
 
 
-def import_study(store: Store, file: Path) -> Imported:
-    """Merge a file of `export_study` into `store` and its checkpoints: all of it or nothing.
+def import_study(store: Store, content: Content) -> Imported:
+    """Merge what `opened_study` gave into `store` and its checkpoints: all of it or nothing.
 
     What the store holds is kept, and of two checkpoints of a trial the one further along. Raise
-    UsageError, in one line, for a file that is corrupt, too large or not of one study.
+    UsageError, in one line, for a checkpoint that is corrupt or of another trial.
     """
+    file, archive, study = content.file, content.archive, content.study
     folder = checkpoint_folder(store.path)
-    with _opened(file) as archive, _clearing(folder):
-        study, parsed = _parsed(file, archive)
+    with _clearing(folder):
         names = [name for name in archive.namelist() if name.startswith("checkpoints/")]
         copies = [_fetch(file, archive, name, folder, study) for name in names]
-        merged = merge(store, file / RESULTS, parsed)
+        merged = merge(store, file / RESULTS, content.parsed)
         finished = {result.identity for result in store.results(study)}
         taken = [_place(copy, folder) for copy in copies if copy.stem not in finished].count(True)
-    return Imported(parsed.readings[0][1], merged, taken, len(copies) - taken)
+    return Imported(content.parsed.readings[0][1], merged, taken, len(copies) - taken)
 
 
-def check_study(file: Path) -> None:
-    """Raise UsageError as `import_study` does, for all but the checkpoints."""
+@contextmanager
+def opened_study(file: Path) -> Iterator[Content]:
+    """A file of `export_study`, read but for its checkpoints.
+
+    Raise UsageError, in one line, where it is corrupt, too large or not of one study.
+    """
     with _opened(file) as archive:
-        _parsed(file, archive)
-
-
-def _parsed(file: Path, archive: zipfile.ZipFile) -> tuple[str, Parsed]:
-    """The study and what the file says of it."""
-    study = _head(file, archive.read(HEAD))
-    parsed = _with_solutions(file, archive, parse(file / RESULTS, archive.read(RESULTS)))
-    if {reading.study for _, reading in parsed.readings} != {study}:
-        raise _refuse(file, f"{RESULTS} is of another study than {HEAD} says")
-    return study, parsed
+        study = _head(file, archive.read(HEAD))
+        parsed = _with_solutions(file, archive, parse(file / RESULTS, archive.read(RESULTS)))
+        if {reading.study for _, reading in parsed.readings} != {study}:
+            raise _refuse(file, f"{RESULTS} is of another study than {HEAD} says")
+        yield Content(file, archive, study, parsed)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request
 from difficulty_bench.store import Store
-from difficulty_bench.study_file import export_study, import_study
+from difficulty_bench.study_file import Imported, export_study, import_study, opened_study
 from difficulty_bench.trial import Runtime, Trial, run_trial
 
 from . import recorded
@@ -94,6 +94,11 @@ def put(store: Path, one: Checkpoint) -> Path:
     return path
 
 
+def imported(store: Store, file: Path) -> Imported:
+    with opened_study(file) as content:
+        return import_study(store, content)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     source = tmp_path / "source.sqlite"
@@ -110,7 +115,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_file_holds_the_study_alone_and_gives_it_back(tmp_path: Path, file: Path) -> None:
     target = tmp_path / "target.sqlite"
     with Store(target) as store:
-        first, again = import_study(store, file), import_study(store, file)
+        first, again = imported(store, file), imported(store, file)
         assert store.solution(DONE.identity) == DONE.z
         assert store.outcomes(OF.study)[DONE.request].score == 0.5
     assert (first.merged.added, first.checkpoints, first.older) == (1, 1, 0)
@@ -138,7 +143,7 @@ def test_of_two_checkpoints_the_one_further_along_is_kept(
     target = tmp_path / "target.sqlite"
     path = put(target, checkpoint(steps))
     with Store(target) as store:
-        import_study(store, file)
+        imported(store, file)
     assert read_checkpoint(path).steps == kept
 
 
@@ -146,7 +151,7 @@ def test_a_trial_that_is_finished_here_needs_no_checkpoint(tmp_path: Path, file:
     target = tmp_path / "target.sqlite"
     with Store(target) as store:
         recorded.fill(store, OF, [recorded.result(OF, "trial", 100, 1, 0.7)])
-        assert import_study(store, file).older == 1
+        assert imported(store, file).older == 1
     assert not list(checkpoint_folder(target).iterdir())
 
 
@@ -177,7 +182,7 @@ def test_a_disk_that_takes_no_checkpoint_is_not_the_file_s_fault(
         Store(target) as store,
         pytest.raises(ResourceError, match=r"target\.checkpoints/") as said,
     ):
-        import_study(store, file)
+        imported(store, file)
     assert "free or mend the disk" in str(said.value)
 
 
@@ -250,7 +255,7 @@ def assert_refused(tmp_path: Path, file: Path, why: str, monkeypatch: pytest.Mon
     with Store(target) as store:
         monkeypatch.chdir(target.parent)
         with pytest.raises(UsageError) as caught:
-            import_study(store, file)
+            imported(store, file)
         assert why in str(caught.value)
         assert "\n" not in str(caught.value)
         assert store.studies() == []
@@ -352,7 +357,7 @@ def test_a_checkpoint_to_go_on_from_is_better_than_none(tmp_path: Path, file: Pa
     target = tmp_path / "target.sqlite"
     path = put(target, replace(checkpoint(steps=1000), state=None))
     with Store(target) as store:
-        assert import_study(store, file).checkpoints == 1
+        assert imported(store, file).checkpoints == 1
     assert read_checkpoint(path).steps == 5
 
 

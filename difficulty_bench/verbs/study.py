@@ -14,7 +14,7 @@ from ..records import Reading
 from ..registry import AT, Registry
 from ..results import describe
 from ..store import Store
-from ..study_file import check_study, export_study, import_study
+from ..study_file import export_study, import_study, opened_study
 from ..trial import study_identity
 from .look import store_to_read
 from .run import given_settings, given_tasks
@@ -47,9 +47,9 @@ def _import(arguments: argparse.Namespace) -> int:
     given = arguments.names or arguments.envs or arguments.agent or given_settings(arguments)
     if given:
         raise UsageError("bench study import takes the study that the file holds: give FILE alone")
-    check_study(arguments.file)  # before a store is made for it
-    with Store(arguments.store) as store:
-        done = import_study(store, arguments.file)
+    # in this order: a file that is refused leaves no store
+    with opened_study(arguments.file) as content, Store(arguments.store) as store:
+        done = import_study(store, content)
     for conflict in done.merged.conflicts:
         print(f"bench: warning: {conflict}", file=sys.stderr)
     reading = done.reading
