@@ -27,6 +27,7 @@ import torch
 from measuring import parse, write
 
 from difficulty_bench.context import TrialContext
+from difficulty_bench.cpu import keep_freed_memory, use_one_thread
 from difficulty_bench.environment import describe_environment, usable_cores
 from difficulty_bench.problem import count_parameters
 from difficulty_bench.registry import Registry
@@ -110,7 +111,9 @@ def watched(watch: Stopwatch) -> Iterator[None]:
 
 def learn(job: Job) -> dict[str, Any]:
     """Train once; steps, seconds and the seconds of each part."""
-    torch.set_num_threads(1)
+    device = torch.device(job.device)
+    use_one_thread(device)
+    keep_freed_memory(device)
     settings = [f"agent.total_timesteps={job.steps}", f"projection={job.projection}"]
     task = Registry().get(job.task, settings)
     trial = Trial(task, Request("trial", DIMENSIONS[job.task], job.seed, 30.0))

@@ -28,6 +28,7 @@ from measuring import Clock, hardware, parse, write
 from torch import nn
 from torch.optim import Adam, Optimizer
 
+from difficulty_bench.cpu import keep_freed_memory
 from difficulty_bench.problem import count_parameters
 from difficulty_bench.projection import NAMES
 from difficulty_bench.projection.implicit import KEEP_BYTES
@@ -224,6 +225,7 @@ def main() -> int:
     add("--turns", type=int, default=20, help="pairs of turns a row (default: 20)")
     options = parse(parser)
     torch.set_num_threads(1)
+    keep_freed_memory(torch.device(options.device))
     about: Row = {
         "command": " ".join(["python", "benchmarks/step_speed.py", *sys.argv[1:]]),
         "hardware": hardware(options.device),

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from .cpu import use_one_thread
 from .errors import ResourceError, UsageError
-from .problem import EnvironmentProblem, act, use_one_thread
+from .problem import EnvironmentProblem, act
 
 Show = Callable[[np.ndarray], None]
 FPS = 30.0  # of environments that do not say theirs

@@ -242,15 +242,6 @@ def to_actions(output: Tensor, action_space: gym.Space[Any]) -> np.ndarray:
     return clipped
 
 
-def use_one_thread(device: torch.device) -> None:
-    """On a CPU, compute with one thread from now on: scores hang on how sums are shared out.
-
-    Trials use the cores side by side, and networks this small gain little from a second one.
-    """
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-
-
 def count_parameters(network: nn.Module) -> int:
     """D: the number of distinct trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)

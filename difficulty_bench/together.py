@@ -5,7 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
+
 from .context import Diverged, Interrupted, TimedOut
+from .cpu import keep_freed_memory
 from .errors import BenchError, described
 from .outputs import stdout_to_stderr
 from .problem import Problem
@@ -70,6 +73,7 @@ def run_together(
 
 @stdout_to_stderr()
 def _in_one_program(trials: Sequence[Trial], runtime: Runtime) -> list[TrialResult]:
+    keep_freed_memory(torch.device(runtime.device))
     together = companion(trials[0])
     problem: Problem = trials[0].task.problem()
     trainings = [Training(trial, runtime, problem) for trial in trials]

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from .context import Diverged, EarlyStop, Interrupted, TimedOut, TrialContext
+from .cpu import keep_freed_memory, use_one_thread
 from .environment import describe_environment
 from .errors import BenchError, ResourceError, UsageError, described, user_code
 from .outputs import stdout_to_stderr
-from .problem import Evaluation, Problem, count_parameters, use_one_thread
+from .problem import Evaluation, Problem, count_parameters
 from .records import trial_identity
 from .registry import Task
 from .results import Request, State, TrialResult, describe
@@ -220,7 +221,9 @@ def run_trial(trial: Trial, runtime: Runtime) -> TrialResult:
     Raise Interrupted where the deadline or a stop request came first (a checkpoint is left), and
     BenchError where the task cannot run on this machine at all.
     """
-    use_one_thread(torch.device(runtime.device))
+    device = torch.device(runtime.device)
+    use_one_thread(device)
+    keep_freed_memory(device)
     training = Training(trial, runtime, trial.task.problem())
     return training.result(lambda: _train(training))
 

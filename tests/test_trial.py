@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +226,34 @@ def test_a_trial_on_a_cpu_has_one_thread_whatever_there_was() -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(1)
+
+
+COUNT_FAULTS = """
+import resource, torch
+from difficulty_bench.trial import Runtime, run_trial
+from tests.test_trial import tiny_trial
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+run_trial(tiny_trial(), Runtime())
+torch.ones(2_000_000)
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc hands blocks back")
+def test_in_a_trial_on_a_cpu_what_a_tensor_frees_is_there_for_the_next() -> None:
+    """Faults of 20 tensors of 8 MB: pages, or huge ones where the kernel gives those."""
+    command = [sys.executable, "-c", COUNT_FAULTS]
+    done = subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).parents[1])
+    before, after = map(int, done.stdout.split())
+    assert before >= 20
+    assert after < before / 10
 
 
 def test_a_network_is_made_without_a_trace() -> None:

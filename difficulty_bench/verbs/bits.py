@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import torch
 from joblib import Parallel, delayed
 
+from ..cpu import use_one_thread
 from ..environment import usable_cores
 from ..errors import BenchError, UsageError, described
 from ..outputs import stdout_to_stderr
-from ..problem import Problem, use_one_thread
+from ..problem import Problem
 from ..progress import Progress
 from ..results import Scores, TrialResult, describe
 from ..solution import Solution

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from ..cpu import use_one_thread
 from ..errors import ResourceError, UsageError, user_code
 from ..play import check_encoder, play, steps_per_s, video
-from ..problem import EnvironmentProblem, Problem, interval, use_one_thread
+from ..problem import EnvironmentProblem, Problem, interval
 from ..registry import Registry
 from ..seeds import Streams, content_hash
 from ..solution import Solution, load, trusted_task
