@@ -40,6 +40,16 @@ class Checkpoint:
             return None
         return trial_identity(self.study, self.request)
 
+    @property
+    def values(self) -> dict[str, float]:
+        """The curve's newest points."""
+        return {name: value for step, name, value in self.curve if step == self.curve[-1][0]}
+
+    def progress(self) -> str:
+        """How far, how long, how good."""
+        values = [f", {name} {value:.4g}" for name, value in self.values.items()]
+        return f"step {self.steps:,} after {self.elapsed_s:.0f} s{''.join(values)}"
+
     def write(self, path: Path) -> None:
         """Write beside and rename, so that a kill leaves the old checkpoint or the new one.
 

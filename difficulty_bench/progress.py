@@ -7,25 +7,46 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from .checkpoint import Checkpoint, checkpoints
+from .records import trial_identity
 from .registry import Task
 from .results import Request, TrialResult, describe, enumerated
+from .trial import study_identity
+
+# Seconds between two looks at the checkpoints: a live line is replaced, a log grows.
+LIVE_S, LOG_S = 20.0, 600.0
 
 
 class Progress:
-    """One line per finished trial, and what is running beneath it on a terminal."""
+    """One line per finished trial; of those under way, on a terminal beneath it, how far they are.
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+    `folder` holds their checkpoints, which a thread reads: a trial of hours is not silent, in a
+    log either.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, *, as_json: bool = False, quiet: bool = False
+    ) -> None:
         self._json, self._quiet = as_json, quiet
         self._console = Console(stderr=True, highlight=False)
         self._status: Status | None = None
-        self._open: list[str] = []
+        self._task = ""
+        self._open: dict[str, Request] = {}  # by identity
+        self._far: dict[str, str] = {}
+        self._lock, self._closed = threading.Lock(), threading.Event()
+        self._watch: threading.Thread | None = None
+        if folder is not None and not quiet:
+            self._watch = threading.Thread(target=self._look_at, args=(folder,), daemon=True)
+            self._watch.start()
 
     def note(self, text: str) -> None:
         if self._json:
@@ -41,41 +62,76 @@ class Progress:
             self._console.print(f"warning: {text}", markup=False, soft_wrap=True)
 
     def asked(self, task: Task, requests: Sequence[Request]) -> None:
-        self._open = [describe(request) for request in requests]
-        if self._json:
-            self._event("asked", task=task.name, requests=[asdict(r) for r in requests])
-        self._refresh(task)
+        study = study_identity(task)
+        with self._lock:
+            self._task, self._far = task.name, {}
+            self._open = {trial_identity(study, request): request for request in requests}
+            if self._json:
+                self._event("asked", task=task.name, requests=[asdict(r) for r in requests])
+            self._refresh()
 
     def finished(self, task: Task, result: TrialResult) -> None:
-        name = describe(result.request)
-        self._open = [other for other in self._open if other != name]
-        if self._json:
-            self._event(
-                "finished",
-                task=task.name,
-                **asdict(result.request),
-                state=result.state,
-                score=result.score,
-                reason=result.reason,
-                wall_s=result.wall_s,
-            )
-        elif not self._quiet:
-            end = f"{result.score:.4g}" if result.score is not None else ""
-            end = end or f"{result.state}: {result.reason}"
-            self._console.print(
-                f"{task.name} {name}: {end} ({result.wall_s:.1f} s)", markup=False, soft_wrap=True
-            )
-        self._refresh(task)
+        with self._lock:
+            self._open.pop(result.identity, None)
+            self._far.pop(result.identity, None)
+            if self._json:
+                self._event(
+                    "finished",
+                    task=task.name,
+                    **asdict(result.request),
+                    state=result.state,
+                    score=result.score,
+                    reason=result.reason,
+                    wall_s=result.wall_s,
+                )
+            else:
+                end = f"{result.score:.4g}" if result.score is not None else ""
+                end = end or f"{result.state}: {result.reason}"
+                self._line(task.name, result.request, f"{end} ({result.wall_s:.1f} s)")
+            self._refresh()
 
     def close(self) -> None:
+        self._closed.set()
+        if self._watch is not None:
+            self._watch.join()
         if self._status is not None:
             self._status.stop()
             self._status = None
 
-    def _refresh(self, task: Task) -> None:
-        if self._json or self._quiet or not self._console.is_terminal:
+    def _look_at(self, folder: Path) -> None:
+        while not self._closed.wait(LIVE_S if self._is_live() else LOG_S):
+            for path, checkpoint in checkpoints(folder):
+                with self._lock:
+                    if path.stem in self._open:
+                        self._under_way(path.stem, checkpoint)
+
+    def _under_way(self, identity: str, checkpoint: Checkpoint) -> None:
+        request = self._open[identity]
+        if self._json:
+            how = {"elapsed_s": round(checkpoint.elapsed_s, 3), "values": checkpoint.values}
+            where = {"task": self._task, **asdict(request), "steps": checkpoint.steps}
+            self._event("under_way", **where, **how)
+        elif self._is_live():
+            self._far[identity] = checkpoint.progress()
+            self._refresh()
+        else:
+            self._line(self._task, request, checkpoint.progress())
+
+    def _is_live(self) -> bool:
+        return self._console.is_terminal and not self._json and not self._quiet
+
+    def _line(self, task: str, request: Request, text: str) -> None:
+        if not self._quiet:
+            line = f"{task} {describe(request)}: {text}"
+            self._console.print(line, markup=False, soft_wrap=True)
+
+    def _refresh(self) -> None:
+        if not self._is_live():
             return
-        text = f"{task.name}: running {enumerated(self._open)}" if self._open else task.name
+        names = [describe(request) for request in self._open.values()]
+        text = f"{self._task}: running {enumerated(names)}" if names else self._task
+        for identity, far in self._far.items():
+            text += f"\n  {describe(self._open[identity])}: {far}"
         if self._status is None:
             self._status = self._console.status("")
             self._status.start()

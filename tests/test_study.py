@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec, patch
@@ -19,6 +20,8 @@ from rich.console import Console
 
 from difficulty_bench import context
 from difficulty_bench import environment as environment_module
+from difficulty_bench import progress as progress_module
+from difficulty_bench.checkpoint import Checkpoint, checkpoint_path
 from difficulty_bench.cli import main
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.errors import BenchError, ResourceError, UsageError
@@ -27,7 +30,7 @@ from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request, enumerated
 from difficulty_bench.store import Store
 from difficulty_bench.study import Listener, Plan, prepare, run_study
-from difficulty_bench.trial import Runtime
+from difficulty_bench.trial import Runtime, study_identity
 from difficulty_bench.verbs.run import recorded
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -355,6 +358,64 @@ def test_brackets_in_a_name_are_no_markup_on_a_terminal(monkeypatch: pytest.Monk
     progress.asked(task, [Request("trial", 3, 0)])
     progress.close()
     assert "my[/bad] x: running trial d=3 seed 0" in terminal.getvalue()
+
+
+def begun(folder: Path, seed: int) -> Request:
+    """A checkpoint of `tiny`, as a trial leaves one every minute."""
+    request = Request("trial", 3, seed)
+    study = study_identity(Registry([TINY]).get("tiny"))
+    curve = [(500, "episodic_return", -20.0), (1234, "episodic_return", -19.5)]
+    checkpoint = Checkpoint(study, request, 1234, 61.5, curve, {})
+    assert checkpoint.identity is not None
+    checkpoint.write(checkpoint_path(folder, checkpoint.identity))
+    return request
+
+
+def until(said: Callable[[], str], expected: str) -> None:
+    for _ in range(1000):
+        if expected in said():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{expected!r} not in {said()!r}")
+
+
+@pytest.mark.parametrize("kind", ["terminal", "log", "json"])
+def test_a_trial_of_hours_is_not_silent(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_module, "LIVE_S" if kind == "terminal" else "LOG_S", 0.01)
+    task, out = Registry([TINY]).get("tiny"), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", out)
+    request = begun(tmp_path, seed=0)
+    begun(tmp_path, seed=1)  # nobody asks for it now
+    if kind == "terminal":
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    progress = Progress(tmp_path, as_json=kind == "json")
+    try:
+        progress.asked(task, [request, Request("trial", 9, 0)])
+        where = "trial d=3 seed 0: step 1,234 after 62 s, episodic_return -19.5"
+        expected = {
+            "terminal": f"tiny: running trial d=3 seed 0, trial d=9 seed 0\n  {where}",
+            "log": f"tiny {where}\n",
+            "json": '"steps": 1234, "elapsed_s": 61.5, "values": {"episodic_return": -19.5}}',
+        }
+        until(out.getvalue, expected[kind])
+    finally:
+        progress.close()
+    assert not re.search('seed"?:? 1', out.getvalue())
+
+
+def test_a_run_looks_at_its_own_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress_module, "LOG_S", 0.01)
+    monkeypatch.setattr(context, "CHECKPOINT_INTERVAL_S", 0.0)
+    store = ["--store", str(tmp_path / "x.sqlite"), "--workers", "1", "--set", "agent.epochs=40"]
+    assert (
+        main(["run", "--tasks", str(TINY), "--task", "tiny", "--d", "3", "--seeds", "1", *store])
+        == 0
+    )
+    assert re.search(r"tiny baseline native seed \d: step [\d,]+ after ", capsys.readouterr().err)
 
 
 def test_the_commit_is_that_of_this_checkout_alone(

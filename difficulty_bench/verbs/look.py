@@ -104,9 +104,7 @@ def _under_way(store: Store) -> dict[str, list[str]]:
             again = (
                 "" if one.state is not None else "; nothing saved to go on from, so it starts again"
             )
-            values = [f", {n} {v:.4g}" for step, n, v in one.curve if step == one.curve[-1][0]]
-            far = f"step {one.steps:,} after {one.elapsed_s:.0f} s{''.join(values)}"
-            found[one.study].append(f"{describe(one.request)}, {far}{again}")
+            found[one.study].append(f"{describe(one.request)}, {one.progress()}{again}")
     return found
 
 

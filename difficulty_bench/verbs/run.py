@@ -101,12 +101,12 @@ def _measure(
     plan: Plan,
     device: str,
 ) -> int:
-    progress = Progress(as_json=arguments.json, quiet=arguments.quiet)
-    hours = arguments.max_hours
+    folder, hours = checkpoint_folder(arguments.store), arguments.max_hours
+    progress = Progress(folder, as_json=arguments.json, quiet=arguments.quiet)
     runtime = Runtime(
         device=device,
         deadline=time.time() + 3600 * hours if hours else None,
-        checkpoint_dir=checkpoint_folder(arguments.store),
+        checkpoint_dir=folder,
         command=recorded(command_line()),
     )
     engine = make_engine(
