@@ -129,7 +129,7 @@ class Progress:
         if not self._is_live():
             return
         names = [describe(request) for request in self._open.values()]
-        text = f"{self._task}: running {enumerated(names)}" if names else self._task
+        text = f"{self._task}: waiting for {enumerated(names)}" if names else self._task
         for identity, far in self._far.items():
             text += f"\n  {describe(self._open[identity])}: {far}"
         if self._status is None:

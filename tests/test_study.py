@@ -357,7 +357,7 @@ def test_brackets_in_a_name_are_no_markup_on_a_terminal(monkeypatch: pytest.Monk
     task = Registry([TINY]).get("tiny").model_copy(update={"name": "my[/bad] x"})
     progress.asked(task, [Request("trial", 3, 0)])
     progress.close()
-    assert "my[/bad] x: running trial d=3 seed 0" in terminal.getvalue()
+    assert "my[/bad] x: waiting for trial d=3 seed 0" in terminal.getvalue()
 
 
 def begun(folder: Path, seed: int) -> Request:
@@ -395,7 +395,7 @@ def test_a_trial_of_hours_is_not_silent(
         progress.asked(task, [request, Request("trial", 9, 0)])
         where = "trial d=3 seed 0: step 1,234 after 62 s, episodic_return -19.5"
         expected = {
-            "terminal": f"tiny: running trial d=3 seed 0, trial d=9 seed 0\n  {where}",
+            "terminal": f"tiny: waiting for trial d=3 seed 0, trial d=9 seed 0\n  {where}",
             "log": f"tiny {where}\n",
             "json": '"steps": 1234, "elapsed_s": 61.5, "values": {"episodic_return": -19.5}}',
         }
