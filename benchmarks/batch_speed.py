@@ -29,7 +29,7 @@ from unittest.mock import patch
 import torch
 from measuring import parse, write
 
-from difficulty_bench.engine import BatchEngine, Engine, InlineEngine, ProcessEngine
+from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.environment import describe_environment, usable_cores
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request
@@ -62,7 +62,7 @@ def ways(sizes: list[int], device: str) -> Iterator[tuple[str, int, Callable[[],
         yield "threads", 2, InlineEngine, True
         yield f"workers {cores}", 2 * cores, lambda: ProcessEngine(cores), False
     for size in sizes:
-        yield f"together {size}", size, lambda size=size: BatchEngine(size), False
+        yield f"together {size}", size, lambda size=size: InlineEngine(size), False
 
 
 def measure(task: Task, sizes: list[int], device: str) -> Iterator[dict[str, Any]]:

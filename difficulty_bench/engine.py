@@ -45,33 +45,13 @@ class Engine(ABC):
 
 
 class InlineEngine(Engine):
-    """One trial after another in this process."""
-
-    def __init__(self) -> None:
-        self._stop = threading.Event()
-
-    def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
-        runtime = replace(runtime, stop=self._stop)
-        for trial in trials:
-            if runtime.must_stop():
-                raise Interrupted("stopped")
-            yield run_trial(trial, runtime)
-
-    def stop(self) -> None:
-        self._stop.set()
-
-    def close(self) -> None:
-        pass
-
-
-class BatchEngine(Engine):
-    """Up to `size` trials of a round in one program, in this process and on one device.
+    """In this process: one trial after another, or up to `size` of a round in one program.
 
     A group that does not fit the memory is halved, and so is every later one. `warn` hears of
     it, and why trials of a group trained one by one, once in the same words.
     """
 
-    def __init__(self, size: int, warn: Callable[[str], None] = warnings.warn) -> None:
+    def __init__(self, size: int = 1, warn: Callable[[str], None] = warnings.warn) -> None:
         self._size, self._warn = size, warn
         self._said: set[str] = set()
         self._stop = threading.Event()
@@ -247,6 +227,6 @@ def make_engine(
                 "--ray: Ray is not installed; pip install 'difficulty-bench[ray]'"
             ) from None
         return RayEngine(ray)
-    if batch is not None:
-        return BatchEngine(batch, warn)
-    return InlineEngine() if workers == 1 else ProcessEngine(workers)
+    if batch is not None or workers == 1:
+        return InlineEngine(batch or 1, warn)
+    return ProcessEngine(workers)

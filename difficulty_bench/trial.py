@@ -138,11 +138,7 @@ class Training:
             raise
         except (Exception, SystemExit) as error:  # a learner that exits has not trained
             self.context.check_restored(error)
-            if is_the_machines(error):
-                raise ResourceError(
-                    f"{self.trial.task.name}: {describe(self.trial.request)}: {described(error)}; "
-                    "this says nothing of the task; mend it, and the same command goes on"
-                ) from error
+            check_machine(self.trial, error)
             state, reason = "failed", described(error)
         return self._result(state, reason, evaluation, share)
 
@@ -224,7 +220,11 @@ def run_trial(trial: Trial, runtime: Runtime) -> TrialResult:
     device = torch.device(runtime.device)
     use_one_thread(device)
     keep_freed_memory(device)
-    training = Training(trial, runtime, trial.task.problem())
+    try:
+        training = Training(trial, runtime, trial.task.problem())
+    except Exception as error:  # a GPU that others fill, before there is a training
+        check_machine(trial, error)
+        raise
     return training.result(lambda: _train(training))
 
 
@@ -245,6 +245,15 @@ def _near(own: Tensor, expected: Tensor) -> bool:
         return False
     gap = (own.to(expected) - expected[: len(own)]).abs().max()
     return bool(gap <= 1e-3 * (1 + expected.abs().max()))
+
+
+def check_machine(trial: Trial, error: BaseException) -> None:
+    """Raise ResourceError where `error`, met in `trial`, is the machine's fault."""
+    if is_the_machines(error):
+        raise ResourceError(
+            f"{trial.task.name}: {describe(trial.request)}: {described(error)}; "
+            "this says nothing of the task; mend it, and the same command goes on"
+        ) from error
 
 
 def is_the_machines(error: BaseException) -> bool:

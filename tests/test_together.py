@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from agents import supervised
 from difficulty_bench import together
 from difficulty_bench.context import Interrupted
-from difficulty_bench.engine import BatchEngine
+from difficulty_bench.engine import InlineEngine
 from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import SupervisedProblem
 from difficulty_bench.projection import FAMILIES, Identity, Projection, Stacked, make
@@ -161,7 +161,7 @@ def test_a_fault_in_the_common_program_is_said_once(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(supervised, "train_together", broken)
     said: list[str] = []
-    found = list(BatchEngine(2, said.append).run(trials(task()), Runtime()))
+    found = list(InlineEngine(2, said.append).run(trials(task()), Runtime()))
     assert [text[: text.index(".py:")] for text in said] == [
         "tiny: trials train one by one: training together failed: "
         "ValueError: shapes differ: (2, 3) and (3, 2) (test_together"
@@ -215,14 +215,14 @@ def test_a_group_too_large_for_the_memory_is_halved(
 
     monkeypatch.setattr(supervised, "train_together", limited)
     said: list[str] = []
-    found = list(BatchEngine(8, said.append).run(trials(task()), Runtime()))
+    found = list(InlineEngine(8, said.append).run(trials(task()), Runtime()))
     assert sizes == [5, 2, 2]  # the last one trains alone
     assert said == ["tiny: 5 trials do not fit the memory; at most 2 train together from here on"]
     assert [result.request for result in found] == REQUESTS
 
 
 def test_a_stop_request_ends_a_group() -> None:
-    engine = BatchEngine(8)
+    engine = InlineEngine(8)
     engine.stop()
     with pytest.raises(Interrupted):
         list(engine.run(trials(task()), Runtime()))
@@ -266,7 +266,7 @@ def test_trials_that_train_one_by_one_are_given_as_they_end(
     """The next may be interrupted, and the first be a day's work."""
     begun: list[Trial] = []
     monkeypatch.setattr(together, "run_trial", lambda trial, _: begun.append(trial) or trial)
-    engine = BatchEngine(8, lambda text: None)
+    engine = InlineEngine(8, lambda text: None)
     results = engine.run(trials(task("timeout_s=100")), Runtime())
     next(results)
     assert len(begun) == 1

@@ -299,6 +299,19 @@ def test_what_the_device_does_wrong_is_no_failure_to_learn(error: Exception, mac
     assert is_the_machines(error) is machine
 
 
+@pytest.mark.parametrize("machine", [True, False])
+def test_a_gpu_that_others_fill_ends_a_trial_before_its_training(
+    machine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def to(*_: Any) -> None:
+        raise RuntimeError("CUDA error: out of memory" if machine else "no such luck")
+
+    monkeypatch.setattr(nn.Module, "to", to)
+    expected = "^tiny: trial d=3 seed 0: .*mend it" if machine else "^no such luck$"
+    with pytest.raises(ResourceError if machine else RuntimeError, match=expected):
+        run_trial(tiny_trial(), Runtime())
+
+
 def test_the_time_before_a_resumption_counts(tmp_path: Path) -> None:
     trial = tiny_trial("timeout_s=50")
     file = checkpoint_path(tmp_path, trial.identity)
