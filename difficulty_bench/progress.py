@@ -17,6 +17,7 @@ from rich.status import Status
 from rich.text import Text
 
 from .checkpoint import Checkpoint, checkpoints
+from .outputs import harmless
 from .records import trial_identity
 from .registry import Task
 from .results import Request, TrialResult, describe, enumerated
@@ -111,11 +112,13 @@ class Progress:
             how = {"elapsed_s": round(checkpoint.elapsed_s, 3), "values": checkpoint.values}
             where = {"task": self._task, **asdict(request), "steps": checkpoint.steps}
             self._event("under_way", **where, **how)
-        elif self._is_live():
-            self._far[identity] = checkpoint.progress()
+            return
+        far = harmless(checkpoint.progress())  # of a file that may be another's
+        if self._is_live():
+            self._far[identity] = far
             self._refresh()
         else:
-            self._line(self._task, request, checkpoint.progress())
+            self._line(self._task, request, far)
 
     def _is_live(self) -> bool:
         return self._console.is_terminal and not self._json and not self._quiet

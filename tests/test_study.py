@@ -364,7 +364,11 @@ def begun(folder: Path, seed: int) -> Request:
     """A checkpoint of `tiny`, as a trial leaves one every minute."""
     request = Request("trial", 3, seed)
     study = study_identity(Registry([TINY]).get("tiny"))
-    curve = [(500, "episodic_return", -20.0), (1234, "episodic_return", -19.5)]
+    curve = [
+        (500, "episodic_return", -20.0),
+        (1234, "episodic_return", -19.5),
+        (1234, "\x1b[2J", 1.0),
+    ]
     checkpoint = Checkpoint(study, request, 1234, 61.5, curve, {})
     assert checkpoint.identity is not None
     checkpoint.write(checkpoint_path(folder, checkpoint.identity))
@@ -376,7 +380,7 @@ def until(said: Callable[[], str], expected: str) -> None:
         if expected in said():
             return
         time.sleep(0.01)
-    raise AssertionError(f"{expected!r} not in {said()!r}")
+    raise AssertionError(f"{expected!r} not in {said()[-300:]!r}")
 
 
 @pytest.mark.parametrize("kind", ["terminal", "log", "json"])
@@ -393,16 +397,17 @@ def test_a_trial_of_hours_is_not_silent(
     progress = Progress(tmp_path, as_json=kind == "json")
     try:
         progress.asked(task, [request, Request("trial", 9, 0)])
-        where = "trial d=3 seed 0: step 1,234 after 62 s, episodic_return -19.5"
+        where = "trial d=3 seed 0: step 1,234 after 62 s, episodic_return -19.5, \\x1b[2J 1"
         expected = {
             "terminal": f"tiny: waiting for trial d=3 seed 0, trial d=9 seed 0\n  {where}",
             "log": f"tiny {where}\n",
-            "json": '"steps": 1234, "elapsed_s": 61.5, "values": {"episodic_return": -19.5}}',
+            "json": '"steps": 1234, "elapsed_s": 61.5, "values": {"episodic_return": -19.5, ',
         }
         until(out.getvalue, expected[kind])
     finally:
         progress.close()
     assert not re.search('seed"?:? 1', out.getvalue())
+    assert "\x1b[2J" not in out.getvalue()
 
 
 def test_a_run_looks_at_its_own_checkpoints(
