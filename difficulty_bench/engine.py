@@ -60,8 +60,6 @@ class InlineEngine(Engine):
         runtime = replace(runtime, stop=self._stop)
         waiting = groups(trials, self._size)
         while waiting:
-            if runtime.must_stop():
-                raise Interrupted("stopped")
             group = waiting.pop(0)
             try:
                 yield from run_together(group, runtime, self._say)

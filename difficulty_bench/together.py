@@ -53,6 +53,8 @@ def run_together(
     the device's memory does not hold, and Interrupted as `run_trial` does.
     """
     if len(trials) > 1:
+        if runtime.must_stop():
+            raise Interrupted("stopped")
         try:
             yield from _in_one_program(trials, runtime)
             return
