@@ -30,6 +30,7 @@ MOST_TRIALS = 10_000  # of one kind, asked for by name; they are listed in memor
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]  # SQLite holds no more than 64 bits
 Few = Annotated[int, Field(ge=1, le=MOST_TRIALS)]
 Positive = Annotated[float, Field(gt=0)]
+Multipliers = Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
 
 
 class Entry(BaseModel):
@@ -39,10 +40,12 @@ class Entry(BaseModel):
 class Tuning(Entry):
     """The `tuned` rule: learning-rate multipliers tried on the validation split.
 
-    A multiplier c stands for the step size c * lr * sqrt(D / d); natively for c * lr.
+    A multiplier c of `grid` stands for the step size c * lr * sqrt(D / d); one of `native` (where
+    it is None, of `grid`) for c * lr in native training. A single multiplier needs no pilots.
     """
 
-    grid: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
+    grid: Multipliers
+    native: Multipliers | None = None
     d: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
     seeds: Few = 2
 

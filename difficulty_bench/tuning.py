@@ -8,7 +8,7 @@ the validation split once for native training and once for the subspace, over pi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .errors import StudyError, UsageError
@@ -24,13 +24,15 @@ class ChosenLr:
     """The multipliers of the task's learning rate.
 
     `*_at_edge`: the best multiplier is an end of the declared grid, which may be too narrow.
+    A single multiplier is no grid.
     """
 
     native: float = 1.0
     subspace: float = 1.0
     native_at_edge: bool = False
     subspace_at_edge: bool = False
-    n_pilots: int = 0
+    native_pilots: int = 0
+    subspace_pilots: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,20 @@ class _Contest:
 
     name: str
     dims: tuple[int, ...]
+    grid: tuple[float, ...]
     left: tuple[float, ...]
 
+    @property
+    def open(self) -> bool:
+        """A grid of one multiplier has no rivals, and is asked nothing."""
+        return len(self.grid) > 1
+
+    @property
+    def at_edge(self) -> bool:
+        return self.open and self.left[0] in (min(self.grid), max(self.grid))
+
     def requests(self, D: int, seed: int) -> list[Request]:
-        return [_pilot(D, d, c, seed) for c in self.left for d in self.dims]
+        return [_pilot(D, d, c, seed) for c in self.left for d in self.dims] if self.open else []
 
     def ranked(self, D: int, seeds: int, seen: Outcomes) -> list[float]:
         """Fewest failed pilots first, then the best mean score, then the smaller multiplier."""
@@ -67,8 +79,8 @@ def chosen_lr(task: Task, D: int, outcomes: Outcomes) -> ChosenLr | None:
 def pilots(task: Task, D: int) -> Script[ChosenLr]:
     """Successive halving: every multiplier with the first seed, the better half with the next.
 
-    At least two multipliers stay in until the last seed. Nothing is asked unless the rule is
-    `tuned`.
+    At least two multipliers stay in until the last seed. Nothing is asked of a grid of one, nor
+    unless the rule is `tuned`.
     """
     tuning = task.tuning
     if task.lr_rule != "tuned" or tuning is None:
@@ -81,10 +93,14 @@ def pilots(task: Task, D: int) -> Script[ChosenLr]:
         last = seed + 1 == tuning.seeds
         contests = [_narrowed(contest, D, seed + 1, seen, last) for contest in contests]
     for contest in contests:
-        _require_a_success(task.name, contest.name, seen, contest.dims)
-    native, subspace = (contest.left[0] for contest in contests)
-    ends = (min(tuning.grid), max(tuning.grid))
-    return ChosenLr(native, subspace, native in ends, subspace in ends, len(seen))
+        _require_a_success(task.name, contest, seen)
+    native, subspace = contests
+    n = sum(request.d == 0 for request in seen)
+    return ChosenLr(
+        *(native.left[0], subspace.left[0]),
+        *(native.at_edge, subspace.at_edge),
+        *(n, len(seen) - n),
+    )
 
 
 def relevant(task: Task, D: int, outcomes: Outcomes) -> dict[Request, Outcome]:
@@ -135,20 +151,26 @@ def _contests(name: str, tuning: Tuning, D: int) -> list[_Contest]:
         raise UsageError(
             f"{name}: tuning.d holds {dims[-1]}, above D = {D}; keep its values within [1, {D}]"
         )
-    grid = tuple(sorted(set(tuning.grid)))
-    return [_Contest("native", (0,), grid), _Contest("subspace", dims, grid)]
+    subspace = tuple(sorted(set(tuning.grid)))
+    native = subspace if tuning.native is None else tuple(sorted(set(tuning.native)))
+    return [
+        _Contest("native", (0,), native, native),
+        _Contest("subspace", dims, subspace, subspace),
+    ]
 
 
 def _narrowed(contest: _Contest, D: int, seeds: int, seen: Outcomes, last: bool) -> _Contest:
+    if not contest.open:
+        return contest
     ranked = contest.ranked(D, seeds, seen)
     keep = 1 if last else max(2, math.ceil(len(ranked) / 2))
-    return _Contest(contest.name, contest.dims, tuple(ranked[:keep]))
+    return replace(contest, left=tuple(ranked[:keep]))
 
 
-def _require_a_success(name: str, kind: str, seen: Outcomes, dims: tuple[int, ...]) -> None:
-    outcomes = [outcome for request, outcome in seen.items() if request.d in dims]
-    if all(outcome.score is None for outcome in outcomes):
+def _require_a_success(name: str, contest: _Contest, seen: Outcomes) -> None:
+    outcomes = [outcome for request, outcome in seen.items() if request.d in contest.dims]
+    if contest.open and all(outcome.score is None for outcome in outcomes):
         raise StudyError(
-            f"{name}: all {len(outcomes)} {kind} pilots failed at every multiplier of tuning.grid; "
-            "declare smaller multipliers, or look at one with `bench show`"
+            f"{name}: all {len(outcomes)} {contest.name} pilots failed at every multiplier of "
+            "`tuning`; declare smaller ones, or look at one with `bench show`"
         )

@@ -288,7 +288,8 @@ def test_what_tuning_chose_is_told() -> None:
     source.put(recorded.result(of, "baseline", 0, 0, 0.11, lr_scale=1.0))
     (found,) = rows(source)
     chosen = found["lr_multipliers"]
-    assert (chosen["native"], chosen["subspace"], chosen["n_pilots"]) == (4.0, 1.0, 4)
+    assert (chosen["native"], chosen["subspace"]) == (4.0, 1.0)
+    assert (chosen["native_pilots"], chosen["subspace_pilots"]) == (2, 2)
     assert (found["n_trials"], found["baseline_mean"]) == (5, 0.98)
     # of another grid, which is no other study
     source.put(recorded.result(of, "pilot", 0, 0, None, lr_scale=9.0))

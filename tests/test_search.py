@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -258,7 +259,8 @@ class TestLearningRates:
         assert [r.role for r in outcomes][:n] == ["pilot"] * n
         assert n == 4 * 3 + 2 * 3  # every multiplier with seed 0, the better half with seed 1
         chosen = chosen_lr(TUNED, D, outcomes)
-        assert (chosen.native, chosen.subspace, chosen.n_pilots) == (4.0, 16.0, n)
+        assert (chosen.native, chosen.subspace) == (4.0, 16.0)
+        assert (chosen.native_pilots, chosen.subspace_pilots) == (4 + 2, 2 * (4 + 2))
         assert not chosen.native_at_edge
         assert {r.lr_scale for r in outcomes if r.role == "baseline"} == {4.0}
         assert all(
@@ -298,6 +300,25 @@ class TestLearningRates:
         outcomes = play_study(task, tuned_learner(4.0, 4.0), grid=[100], seeds=1)
         seeds = Counter(r.seed for r in outcomes if r.role == "pilot" and r.d)
         assert seeds == {0: 5, 1: 3, 2: 2, 3: 2}
+
+    def test_native_training_may_have_multipliers_of_its_own(self):
+        tuning = {"grid": (1.0, 4.0, 16.0), "native": (0.5, 2.0), "d": (100,), "seeds": 1}
+        task = made_up_task(lr_rule="tuned", tuning=tuning)
+        outcomes = play_study(task, tuned_learner(2.0, 4.0), grid=[100], seeds=1)
+        pilots = {(r.d, r.lr_scale) for r in outcomes if r.role == "pilot"}
+        assert {scale for d, scale in pilots if d == 0} == {0.5, 2.0}
+        chosen = chosen_lr(task, D, outcomes)
+        assert (chosen.native, chosen.subspace) == (2.0, 4.0)
+        assert (chosen.native_at_edge, chosen.subspace_at_edge) == (True, False)
+        assert (chosen.native_pilots, chosen.subspace_pilots) == (2, 3)
+
+    def test_a_single_multiplier_is_taken_without_pilots(self):
+        tuning = {"grid": (4.0,), "native": (1.0,), "d": (100,), "seeds": 2}
+        task = made_up_task(lr_rule="tuned", tuning=tuning)
+        assert chosen_lr(task, D, {}) == ChosenLr(1.0, 4.0)
+        *natives, trial = next_round(task, D, {}, grid=[100], seeds=1)
+        assert {(r.role, r.lr_scale) for r in natives} == {("baseline", 1.0)}
+        assert trial.lr_scale == pytest.approx(4.0 * math.sqrt(D / 100), rel=1e-5)
 
     def test_pilots_of_another_grid_are_left_out(self):
         outcomes = play_study(TUNED, tuned_learner(4.0, 16.0))

@@ -188,10 +188,16 @@ def _learning_rate(row: Row) -> str:
             ", pilots unfinished" if row["lr_rule"] == "tuned" else ""
         )
     parts = [
-        f"× {chosen[kind]:g} {where}{' (an end of the grid)' if chosen[f'{kind}_at_edge'] else ''}"
+        f"× {chosen[kind]:g} {where} ({_chosen_by(chosen, kind)})"
         for kind, where in (("native", "natively"), ("subspace", "on sqrt(D/d) in the subspace"))
     ]
-    return f"rule `tuned`: {', '.join(parts)}, chosen by {chosen['n_pilots']} pilots"
+    return f"rule `tuned`: {', '.join(parts)}"
+
+
+def _chosen_by(chosen: dict[str, Any], kind: str) -> str:
+    n = chosen[f"{kind}_pilots"]
+    edge = ", an end of the grid" if chosen[f"{kind}_at_edge"] else ""
+    return f"by {n} pilots{edge}" if n else "declared"
 
 
 def _published(row: Row) -> str:

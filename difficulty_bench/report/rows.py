@@ -143,7 +143,8 @@ def _multipliers(report: StudyReport) -> dict[str, Any] | None:
         "subspace": chosen.subspace,
         "native_at_edge": chosen.native_at_edge,
         "subspace_at_edge": chosen.subspace_at_edge,
-        "n_pilots": chosen.n_pilots,
+        "native_pilots": chosen.native_pilots,
+        "subspace_pilots": chosen.subspace_pilots,
     }
 
 
