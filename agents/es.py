@@ -104,6 +104,7 @@ class _Run:
             self.generation, self.steps = resumed["generation"], resumed["steps"]
             self.strategy.load(resumed["strategy"])
             self.arena.steps = self.steps
+            self._beat()
 
     def until(self, total_timesteps: int, rate: Callable[[float], float]) -> None:
         """`rate` is the learning rate at a share of the budget."""

@@ -92,8 +92,7 @@ def first_episodes(
     """
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=int)
     playing = np.ones(len(seeds), dtype=bool)
-    # Gymnasium types one seed; its vector environments and ALE's take one for each, too.
-    observations, _ = envs.reset(seed=seeds)  # type: ignore[arg-type]
+    observations, _ = envs.reset(seed=seeds.tolist())
     last_beat = time.perf_counter()
     step = 0
     while playing.any():

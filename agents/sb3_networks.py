@@ -68,17 +68,14 @@ def make_critic(network: nn.Module, device: torch.device) -> nn.Module:
     Raise UsageError where it has no nn.Linear to take as its output layer.
     """
     critic = copy.deepcopy(network)
-    heads = [
-        (parent, name, child)
-        for parent in critic.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.Linear)
-    ]
-    if not heads:
-        raise UsageError("PPO derives its critic from the network, which must end in an nn.Linear")
-    parent, name, old = heads[-1]
-    head = nn.Linear(old.in_features, 1, device=device)
-    setattr(parent, name, head)
+    layers = [(n, m) for n, m in critic.named_modules() if n and isinstance(m, nn.Linear)]
+    if not layers:
+        raise UsageError(
+            "PPO derives its critic from the network, whose last layer must be an nn.Linear"
+        )
+    path, old = layers[-1]
+    head = nn.Linear(old.in_features, 1, bias=old.bias is not None, device=device)
+    critic.set_submodule(path, head)
     for module in critic.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.orthogonal_(module.weight, 1.0 if module is head else math.sqrt(2))

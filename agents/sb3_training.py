@@ -89,6 +89,7 @@ class Ticks(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.next = self.num_timesteps + self.interval
+        self.last_told = self._last_episode()
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps >= self.next:
@@ -102,9 +103,15 @@ class Ticks(BaseCallback):
         self._tick()
 
     def _tick(self) -> None:
-        episodes = episodic_returns(self.model)
-        values = {"episodic_return": float(np.mean(episodes))} if episodes else {}
+        """Tell the mean return where an episode has ended since it was told last."""
+        values = {}
+        if (last := self._last_episode()) is not self.last_told:
+            values["episodic_return"] = float(np.mean(episodic_returns(self.model)))
+            self.last_told = last
         self.context.tick(self.num_timesteps, self.state, **values)
+
+    def _last_episode(self) -> object:
+        return self.model.ep_info_buffer[-1] if self.model.ep_info_buffer else None
 
 
 def train(

@@ -12,6 +12,8 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
+from difficulty_bench.errors import UsageError
+
 
 class GymnasiumVecEnv(VecEnv):
     """Steps all environments at once, in SAME_STEP autoreset mode only: SB3 knows no other.
@@ -25,7 +27,10 @@ class GymnasiumVecEnv(VecEnv):
     def __init__(self, envs: gym.vector.VectorEnv) -> None:
         mode = envs.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
-            raise ValueError(f"autoreset mode {mode}; make the environments with SAME_STEP")
+            raise UsageError(
+                f"make_envs of the problem gives environments with autoreset mode {mode}; make "
+                "them with AutoresetMode.SAME_STEP"
+            )
         self.envs = envs
         space = envs.single_action_space
         self._first_action = int(space.start) if isinstance(space, Discrete) else 0

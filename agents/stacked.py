@@ -73,7 +73,9 @@ def chained(layers: Layers, parameters: Stack, inputs: Tensor) -> Tensor:
         if isinstance(layer, nn.Linear):
             weight = parameters[f"{name}.weight"].mT  # (K, in, out)
             bias = parameters.get(f"{name}.bias")  # (K, out)
-            x = x @ weight if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight)
+            rows = x.flatten(1, -2)  # (K, E * ..., in)
+            rows = rows @ weight if bias is None else torch.baddbmm(bias[:, None], rows, weight)
+            x = rows.reshape(*x.shape[:-1], -1)
         else:
             x = x.flatten(2) if isinstance(layer, nn.Flatten) else layer(x)
     return x  # (K, E, n)

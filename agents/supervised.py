@@ -221,7 +221,9 @@ class _Run:
             return
         self.epoch, self.steps = state["epoch"], state["steps"]
         self.loss_sum.copy_(state["loss_sum"])
-        self.generator.set_state(state["order"])
+        self.order_state = state["order"]
+        self.generator.set_state(self.order_state)
         self.network.load_state_dict(state["network"])
         self.stepper.load_state_dict(state["optimizer"])
         random_state.put(self.context.device, state["random"])
+        self.tick()

@@ -230,6 +230,7 @@ class TrialContext:
     def resume(self) -> dict[str, Any] | None:
         """The `state` of the last checkpoint, or None for a fresh start.
 
+        An agent that has loaded it calls `tick`: what fails before is the checkpoint's fault.
         Raise ResourceError for a file that is not one.
         """
         if self._checkpoint is None or not self._checkpoint.exists():

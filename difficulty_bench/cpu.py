@@ -6,6 +6,7 @@ import ctypes
 import sys
 
 import torch
+from threadpoolctl import threadpool_limits
 
 # <malloc.h> of glibc
 M_TRIM_THRESHOLD = -1
@@ -16,7 +17,9 @@ def use_one_thread(device: torch.device) -> None:
     """On a CPU, compute with one thread from now on: scores hang on how sums are shared out.
 
     Trials use the cores side by side, and networks this small gain little from a second one.
+    numpy's linear algebra, in which CMA-ES computes, has threads of its own, whatever the device.
     """
+    threadpool_limits(1, user_api="blas")
     if device.type == "cpu":
         torch.set_num_threads(1)
 

@@ -56,6 +56,11 @@ def user_code(what: str) -> Iterator[None]:
         raise UsageError(f"{what}: {described(error)}") from error
 
 
+def first_line(error: BaseException) -> str:
+    """Of what `error` says, or of its repr where it says nothing."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def described(error: BaseException) -> str:
     """`RuntimeError: what it says (file.py:12)`, the place where it was raised: in one line."""
     says = " ".join(str(error).split())

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .errors import StudyError, UsageError, did_you_mean
+from .errors import StudyError, UsageError, did_you_mean, first_line
 from .records import Reading
 from .result_lines import (
     AnyLine,
@@ -241,7 +241,7 @@ def _naming(file: Path, line: int) -> Iterator[None]:
 
 def _explain(error: Exception) -> str:
     if not isinstance(error, ValidationError):
-        return str(error).splitlines()[0]
+        return first_line(error)
     details = error.errors()[0]
     place = ".".join(str(part) for part in details["loc"])
     return f"{place}: {details['msg']}" if place else details["msg"]

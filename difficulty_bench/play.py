@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .cpu import use_one_thread
-from .errors import ResourceError, UsageError
+from .errors import ResourceError, UsageError, first_line
 from .problem import EnvironmentProblem, act
 
 Show = Callable[[np.ndarray], None]
@@ -55,8 +55,8 @@ def steps_per_s(envs: gym.vector.VectorEnv) -> float:
 def video(path: Path, fps: float) -> Iterator[Show]:
     """A function that adds pictures to the file `path`, which appears when all went well.
 
-    Raise UsageError for an unknown kind of file or one that cannot be written, ResourceError where
-    the encoder is missing.
+    Raise UsageError for an unknown kind of file or one that cannot be written (so does the
+    function), ResourceError where the encoder is missing.
     """
     check_encoder(path)
     import imageio.v2 as imageio
@@ -65,18 +65,29 @@ def video(path: Path, fps: float) -> Iterator[Show]:
     if path.suffix == ".mp4":
         options = {"format": "FFMPEG", "fps": fps, "codec": "libx264", "macro_block_size": 2}
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    writer: Any
+
+    def show(picture: np.ndarray) -> None:
+        with _writing(path):
+            writer.append_data(picture)
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer: Any
-        with imageio.get_writer(partial, mode="I", **options) as writer:
-            yield writer.append_data
-        partial.replace(path)
-    except OSError as error:
-        why = str(error).splitlines()[0]
-        raise UsageError(f"{path}: cannot write: {why}; give another path") from None
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with imageio.get_writer(partial, mode="I", **options) as writer:
+                yield show
+            partial.replace(path)
     finally:
         if partial.exists():
             partial.unlink()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write: {first_line(error)}; give another path") from None
 
 
 def check_encoder(path: Path) -> None:

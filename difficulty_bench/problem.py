@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .errors import ResourceError, UsageError
 
-MOST_STEPS = 100_000  # of one episode; Atari's longest have 27,000
+MOST_STEPS = 200_000  # of one episode; Atari's longest have 108,000
 Split = Literal["validation", "test"]
 Pair = tuple[Tensor, Tensor]
 
@@ -178,9 +178,9 @@ class EnvironmentProblem(Problem):
     def make_episodes(self, num_envs: int) -> gym.vector.VectorEnv:
         """Environments to play one whole episode each after every `reset(seed=seeds)`.
 
-        `seeds` (num_envs,) are below 2^30, and the same seed is the same start. The return and
-        the length are in `info["episode"]` as `make_envs` has them; what an environment gives
-        after its episode is ignored, so it may rest.
+        `seeds` are a list of num_envs integers below 2^30; the same seed is the same start. The
+        return and the length are in `info["episode"]` as `make_envs` has them; what an environment
+        gives after its episode is ignored, so it may rest.
         """
         return self.make_envs(num_envs, seed=0)
 

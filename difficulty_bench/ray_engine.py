@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .context import Interrupted
 from .engine import GRACE_S, Engine
-from .errors import BenchError, ResourceError
+from .errors import BenchError, ResourceError, first_line
 from .results import TrialResult
 from .trial import Runtime, Trial, failed_result, run_trial
 
@@ -102,7 +101,7 @@ class RayEngine(Engine):
                             pending[work.remote(trial, runtime, self._flag)] = trial
                             continue
                         else:
-                            reason = f"its process or node died: {_why(error)}"
+                            reason = f"its process or node died: {first_line(error)}"
                             result = failed_result(trial, runtime, reason)
                     interrupted |= result is None
                     if result is not None:
@@ -136,8 +135,8 @@ def _connect(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise ResourceError(
-            f"--ray {address}: {_why(error)}; on a node of the cluster, give HOST:PORT of its "
-            f"head (with RAY_AUTH_MODE=token where it asks for a token) or auto; or {LOCAL}"
+            f"--ray {address}: {first_line(error)}; on a node of the cluster, give HOST:PORT of "
+            f"its head (with RAY_AUTH_MODE=token where it asks for a token) or auto; or {LOCAL}"
         ) from None
 
 
@@ -179,14 +178,7 @@ def _result(reference: Any) -> TrialResult | None:
         if isinstance(error.cause, BenchError | RayError):
             raise error.cause from None
         raise ResourceError(
-            f"a node of the Ray cluster cannot run trials: {_why(error.cause)}; install "
+            f"a node of the Ray cluster cannot run trials: {first_line(error.cause)}; install "
             "difficulty-bench, and what the task's entry points name, on every node"
         ) from None
     return result
-
-
-def _why(error: BaseException) -> str:
-    """The first line of what it says."""
-    with suppress(IndexError):
-        return str(error).strip().splitlines()[0]
-    return type(error).__name__

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .errors import ResourceError, StudyError
+from .errors import ResourceError, StudyError, first_line
 from .records import Reading, check_reading, check_result, environment_id
 from .registry import Task
 from .results import Outcome, Request, Scores, TrialResult
@@ -208,7 +208,7 @@ class Store:
         except (ValidationError, ValueError) as error:
             raise ResourceError(
                 f"{self.path}: a task recorded here does not fit this program: "
-                f"{str(error).splitlines()[0]}; use the version that wrote it"
+                f"{first_line(error)}; use the version that wrote it"
             ) from None
 
     def results(self, study: str) -> list[TrialResult]:

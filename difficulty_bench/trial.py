@@ -137,8 +137,8 @@ class Training:
         except (BenchError, Interrupted):
             raise
         except (Exception, SystemExit) as error:  # a learner that exits has not trained
-            self.context.check_restored(error)
             check_machine(self.trial, error)
+            self.context.check_restored(error)
             state, reason = "failed", described(error)
         return self._result(state, reason, evaluation, share)
 

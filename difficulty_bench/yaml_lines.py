@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from .errors import UsageError
+from .errors import UsageError, first_line
 
 KeyPath = tuple[str | int, ...]
 Marks = dict[KeyPath, str]
@@ -80,7 +80,7 @@ def load_yaml(path: Path) -> Document:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{path}: not valid YAML: {first_line(error)}") from None
     if not isinstance(data, dict):
         raise UsageError(f"{path}:1: expected a mapping of task names to tasks")
     return Document(data, marks, str(path))

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from difficulty_bench.errors import UsageError
+from difficulty_bench.errors import UsageError, first_line
 
 from . import atari, control
 from .evaluation import GymnasiumProblem, episode_returns
@@ -89,7 +89,7 @@ def _check_id(id: str) -> None:
     try:
         spec = gym.spec(name)
     except gym.error.Error as error:
-        raise UsageError(f"{id}: {control.first_line(error)}") from None
+        raise UsageError(f"{id}: {first_line(error)}") from None
     if "game" in spec.kwargs and not id.startswith("ALE/"):
         raise UsageError(f"{id}: Atari is played by the rules of ALE/...-v5 here; give such an id")
 

@@ -161,7 +161,7 @@ class AtariProblem(GymnasiumProblem):
     def make_episodes(self, num_envs: int) -> gym.vector.VectorEnv:
         if self.rules.obs == "ram":
             return Episodes([lambda: self._ram_env(None)] * num_envs)
-        return RecordEpisodeStatistics(self._pixel_envs(num_envs))
+        return RecordEpisodeStatistics(SeedEach(self._pixel_envs(num_envs)))
 
     def _screens(self, num_envs: int) -> gym.vector.VectorEnv:
         """The same games, seen as the whole coloured screen."""
@@ -210,6 +210,16 @@ class AtariProblem(GymnasiumProblem):
         )
         started = Start(env, rules.noop_max // rules.frame_skip, rules.fire_reset)
         return FrameStackObservation(started, rules.stack)
+
+
+class SeedEach(gym.vector.VectorWrapper):
+    """ALE's environments, seeded by a list of one seed for each, as Gymnasium's own are."""
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        seeds = np.asarray(seed) if isinstance(seed, list) else seed
+        return self.env.reset(seed=seeds, options=options)  # type: ignore[arg-type]
 
 
 class WithScreen(gym.vector.VectorWrapper):

@@ -14,7 +14,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from pydantic import Field
 from torch import Tensor
 
-from difficulty_bench.errors import ResourceError, UsageError
+from difficulty_bench.errors import ResourceError, UsageError, first_line
 
 from .episodes import Episodes
 from .evaluation import GymnasiumProblem
@@ -61,10 +61,6 @@ def make_env(id: str, env_kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
             raise UsageError(f"{id}: {first_line(error)}") from None  # the `package:` of the id
         mend = f"; install {error.name}" if error.name else ""
         raise ResourceError(f"{id}: {first_line(error)}{mend}") from None
-
-
-def first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 class ControlProblem(GymnasiumProblem):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from difficulty_bench.errors import BenchError, ResourceError
+from difficulty_bench.errors import BenchError, ResourceError, first_line
 from difficulty_bench.problem import EnvironmentProblem, Evaluation, Split, act, check_length
 
 OFF_SCREEN = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy"}  # their defaults need a display
@@ -44,7 +44,7 @@ class GymnasiumProblem(EnvironmentProblem):
             raise ResourceError(f"{error}; {mend}") from None
         except Exception as error:  # of whatever library draws
             raise ResourceError(
-                f"{self.id}: cannot draw: {(str(error) or repr(error)).splitlines()[0]}; MuJoCo "
+                f"{self.id}: cannot draw: {first_line(error)}; MuJoCo "
                 "without a display needs libegl1 or libosmesa6, and MUJOCO_GL=egl or osmesa"
             ) from None
         if not pictures or np.ndim(pictures[0]) != 3:

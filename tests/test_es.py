@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import Tensor, nn
 
 from agents import es, es_population, stacked
@@ -21,13 +26,14 @@ from difficulty_bench.context import Interrupted, TrialContext
 from difficulty_bench.coordinates import Coordinates
 from difficulty_bench.entry_point import EntryPoint
 from difficulty_bench.errors import UsageError
-from difficulty_bench.problem import EnvironmentProblem, count_parameters
+from difficulty_bench.problem import EnvironmentProblem, Evaluation, count_parameters
 from difficulty_bench.projection import Identity, make
 from difficulty_bench.registry import Task
 from difficulty_bench.results import Request, TrialResult
 from difficulty_bench.solution import Solution
 from difficulty_bench.trial import Runtime, Trial, build_network, run_trial
 from envs import atari, control
+from tests.quadratic import Quadratic
 from tests.test_sb3 import StopAfter
 
 Keys = dict[str, Any]
@@ -101,10 +107,17 @@ def test_a_batch_of_policies_is_each_policy_alone(shape: str) -> None:
         torch.testing.assert_close(outputs, network(rows), atol=1e-5, rtol=1e-4)
 
 
-def test_a_chain_and_vmap_agree() -> None:
-    network = nn.Sequential(nn.Linear(5, 6, bias=False), nn.Tanh(), nn.Linear(6, 3))
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("inputs", [(5,), (3, 5), (2, 3, 5)])
+@pytest.mark.parametrize("episodes", [1, 2])
+def test_a_chain_and_vmap_agree(inputs: tuple[int, ...], bias: bool, episodes: int) -> None:
+    """On inputs of several axes, too, where a layer takes the last one before they are flat."""
+    flat = 6 * math.prod(inputs[:-1])
+    layers = nn.Linear(5, 6, bias=bias), nn.Tanh(), nn.Flatten(), nn.Linear(flat, 3, bias=bias)
+    network = nn.Sequential(*layers)
     policies = StackedNetwork(network)
-    thetas, x = torch.randn(4, count_parameters(network)), torch.randn(4, 2, 5)
+    thetas, x = torch.randn(4, count_parameters(network)), torch.randn(4, episodes, *inputs)
+    assert stacked.chain(network) is not None
     fast = policies.bind(thetas)(x)
     policies._forward = stacked.vmapped(network)
     torch.testing.assert_close(fast, policies.bind(thetas)(x))
@@ -406,6 +419,71 @@ def test_an_interrupted_trial_ends_as_an_uninterrupted_one(
     resumed = run(keys, d, checkpoint_dir=tmp_path)
     assert (whole.score, whole.z, whole.curve) == (resumed.score, resumed.z, resumed.curve)
     assert whole.steps == resumed.steps
+
+
+def test_a_learner_that_fails_after_a_resumption_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that was loaded is not to blame, and deleting it would mend nothing."""
+    with pytest.raises(Interrupted):
+        run(OPENAI, 4, checkpoint_dir=tmp_path, stop=StopAfter(3))
+    monkeypatch.setattr(Quadratic, "step", lambda *_: 1 // 0)
+    result = run(OPENAI, 4, checkpoint_dir=tmp_path)
+    assert (result.state, (result.reason or "")[:17]) == ("failed", "ZeroDivisionError")
+
+
+class OwnProblem(EnvironmentProblem):
+    """A user's own, with no more than it must have; vectorised by Gymnasium."""
+
+    id, eval_episodes = "own", 3
+    input_shape, output_size = (3,), 2
+    observation_space, action_space = Quadratic.observation_space, Quadratic.action_space
+
+    def missing(self) -> str | None:
+        return None
+
+    def make_envs(self, num_envs: int, seed: int) -> gym.vector.VectorEnv:
+        envs = SyncVectorEnv([Quadratic] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+        return RecordEpisodeStatistics(envs)
+
+    def evaluate(self, network: nn.Module, **_: Any) -> Evaluation:
+        return Evaluation(0.0, 1)
+
+
+def test_a_problem_of_ones_own_is_played_from_the_starts_asked_for() -> None:
+    thetas, seeds = torch.randn(3, 26), np.array([[7, 8], [7, 8], [9, 7]])
+    own = Arena(OwnProblem(), mlp((3,), 2, width=4, depth=1), CPU, rows=3, episodes=2)
+    returns = own.play(lambda part: thetas[part], seeds, lambda: None)
+    expected = arena(3, 2).play(lambda part: thetas[part], seeds, lambda: None)
+    np.testing.assert_allclose(returns, expected, rtol=1e-5)
+
+
+SEARCH = """
+import hashlib, numpy as np, torch
+from agents.es_strategies import CMAES
+from difficulty_bench.cpu import use_one_thread
+use_one_thread(torch.device("cpu"))
+strategy = CMAES(170, sigma=.3, population=None, seed=3)
+for _ in range(60):
+    strategy.tell(-((strategy.ask() - 1) ** 2).sum(1).double().numpy())
+print(hashlib.sha256(strategy.strategy.mean.tobytes()).hexdigest())
+"""
+
+
+def test_cma_es_hangs_on_no_number_of_threads() -> None:
+    """numpy's linear algebra shares out large matrices among all cores there are."""
+    means = {
+        subprocess.run(
+            [sys.executable, "-c", SEARCH],
+            env=os.environ | {f"{library}_NUM_THREADS": threads for library in LIBRARIES},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for threads in ("1", "2")
+    }  # fmt: skip
+    assert len(means) == 1
+
+
+LIBRARIES = "OPENBLAS", "MKL", "OMP"
 
 
 def test_an_early_end_leaves_the_policy_whose_return_was_told(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from imageio.core.format import Format
+from imageio.v2 import LegacyWriter
 from PIL import Image, ImageSequence
 from scipy import stats
 from torch import nn
@@ -187,6 +191,22 @@ def test_a_video_that_cannot_be_is_refused_in_one_line(
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("film", ["film.gif", "film.mp4"])
+def test_a_disk_that_fills_up_is_no_fault_of_the_environment(
+    film: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for writer in (Format.Writer, LegacyWriter):
+        monkeypatch.setattr(writer, "append_data", full)
+    file = str(solution("cartpole", 4, tmp_path / "s.json"))
+    assert main(["play", file, "--video", str(tmp_path / film)]) == 2
+    said = capsys.readouterr().err
+    assert f"{film}: cannot write: [Errno 28] No space left on device; give another" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["s.json"]
 
 
 def test_a_classifier_plays_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -204,6 +205,39 @@ def test_the_noise_of_continuous_actions_is_no_part_of_the_policy() -> None:
     assert noise.shape == (1,)
     assert noise.all()
     assert setting.context.D == 3 * 8 + 8 + 8 + 1
+
+
+class Nested(nn.Module):
+    """The last layer is a direct child, those before it are not."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+        self.head = nn.Linear(8, 2, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.trunk(x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_critics_head_takes_the_place_of_the_last_layer(bias: bool) -> None:
+    critic = sb3_networks.make_critic(Nested(bias), torch.device("cpu"))
+    assert critic(torch.zeros(3, 4)).shape == (3, 1)
+    assert sum(p.numel() for p in critic.parameters()) == 4 * 8 + 8 + 8 + bias
+
+
+def test_a_network_without_a_last_layer_has_no_critic() -> None:
+    with pytest.raises(UsageError, match=r"must be an nn\.Linear"):
+        sb3_networks.make_critic(nn.Linear(4, 2), torch.device("cpu"))
+
+
+def test_the_return_is_told_when_an_episode_has_ended() -> None:
+    """A window told twice would count twice for `early_stop`."""
+    result = run({**PPO_KEYS, "n_envs": 1, "n_steps": 4, "batch_size": 4}, 5)
+    told = [value for _, name, value in result.curve if name == "episodic_return"]
+    ended = round(result.steps / np.mean(told))  # CartPole's return is its length
+    assert 1 < len(told) <= 1.5 * ended < result.steps / 4
+    assert all(a != b for a, b in pairwise(told))
 
 
 def test_the_critic_is_drawn_as_sb3_draws_it() -> None:

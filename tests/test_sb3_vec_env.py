@@ -13,6 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.sb3_vec_env import GymnasiumVecEnv
+from difficulty_bench.errors import UsageError
 
 
 def short_cartpole() -> gym.Env[Any, Any]:
@@ -65,5 +66,5 @@ def test_discrete_actions_count_from_zero_whatever_the_environment_says() -> Non
 
 
 def test_it_refuses_another_autoreset() -> None:
-    with pytest.raises(ValueError, match="SAME_STEP"):
+    with pytest.raises(UsageError, match=r"mode .*NEXT_STEP; make them with .*SAME_STEP"):
         GymnasiumVecEnv(gym.make_vec("CartPole-v1", num_envs=2))

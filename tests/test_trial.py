@@ -175,6 +175,19 @@ def test_what_the_machine_does_is_no_failure_of_the_learner(how: str) -> None:
         run_trial(Trial(task, Request("trial", 3, 0)), Runtime())
 
 
+@pytest.mark.parametrize("how", tiny.FAULTS)
+def test_the_machines_fault_is_not_the_checkpoints(how: str, tmp_path: Path) -> None:
+    """To delete it would throw away hours of training."""
+    registry = Registry([Path(__file__).parent / "tiny.yaml"])
+    task = registry.get("tiny-broken", [f"agent.how={how}", "agent.resumed=true"])
+    trial = Trial(task, Request("trial", 3, 0))
+    file = checkpoint_path(tmp_path, trial.identity)
+    Checkpoint(trial.study, trial.request, 5, 1.0, [], {}).write(file)
+    with pytest.raises(ResourceError, match=r"the same command goes on$"):
+        run_trial(trial, Runtime(checkpoint_dir=tmp_path))
+    assert file.exists()
+
+
 def test_a_checkpoint_that_does_not_fit_fails_no_trial(tmp_path: Path) -> None:
     task = Registry([Path(__file__).parent / "tiny.yaml"]).get("tiny")
     trial = Trial(task, Request("trial", 3, 0))

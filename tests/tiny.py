@@ -70,9 +70,16 @@ FAULTS: dict[str, Exception] = {  # of a machine, not of a learner
 
 
 def misbehave(
-    problem: Problem, network: nn.Module, context: TrialContext, *, how: str = "raise"
+    problem: Problem,
+    network: nn.Module,
+    context: TrialContext,
+    *,
+    how: str = "raise",
+    resumed: bool = False,
 ) -> None:
-    """An agent that fails in the way `how` names."""
+    """An agent that fails in the way `how` names, having `resumed` or not."""
+    if resumed:
+        context.resume()
     if how == "raise":
         raise RuntimeError("the learner broke")
     if how == "print":

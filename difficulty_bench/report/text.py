@@ -168,7 +168,7 @@ def row_text(row: Row) -> str:
         f"{score(row['threshold_global'])} global ({metric(row)})",
         f"  baseline   {baseline(row)}; floor {score(row['floor'])}",
         f"  paper rule {paper_rule(row)}; published {published(row)}",
-        f"  trials     {trials(row)}; {duration(row['compute_s'])} of training",
+        f"  trials     {trials(row)}; {duration(row['compute_s'])} in all",
         *([f"  outliers   {outliers(row)}"] if row["outliers"] else []),
     ]
     return "\n".join(lines)

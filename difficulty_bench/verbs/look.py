@@ -89,7 +89,7 @@ def status(arguments: argparse.Namespace) -> int:
             counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()) if n)
             settings = harmless(" ".join(row["settings"]))
             print(f"{row['task']} {settings}".rstrip())
-            print(f"  {counts or 'no trials yet'}; {row['compute_s']:.0f} s of training")
+            print(f"  {counts or 'no trials yet'}; {row['compute_s']:.0f} s in all")
             for one in begun.get(row["study"], ()):
                 print(f"  under way: {harmless(one)}")
             print(f"  d_int90 {d_int90_text(row)}")
