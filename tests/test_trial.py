@@ -179,7 +179,7 @@ def test_what_the_machine_does_is_no_failure_of_the_learner(how: str) -> None:
 def test_the_machines_fault_is_not_the_checkpoints(how: str, tmp_path: Path) -> None:
     """To delete it would throw away hours of training."""
     registry = Registry([Path(__file__).parent / "tiny.yaml"])
-    task = registry.get("tiny-broken", [f"agent.how={how}", "agent.resumed=true"])
+    task = registry.get("tiny-broken", [f"agent.how={how}"])
     trial = Trial(task, Request("trial", 3, 0))
     file = checkpoint_path(tmp_path, trial.identity)
     Checkpoint(trial.study, trial.request, 5, 1.0, [], {}).write(file)

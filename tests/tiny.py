@@ -70,16 +70,10 @@ FAULTS: dict[str, Exception] = {  # of a machine, not of a learner
 
 
 def misbehave(
-    problem: Problem,
-    network: nn.Module,
-    context: TrialContext,
-    *,
-    how: str = "raise",
-    resumed: bool = False,
+    problem: Problem, network: nn.Module, context: TrialContext, *, how: str = "raise"
 ) -> None:
-    """An agent that fails in the way `how` names, having `resumed` or not."""
-    if resumed:
-        context.resume()
+    """An agent that fails in the way `how` names, after it has resumed if it can."""
+    context.resume()
     if how == "raise":
         raise RuntimeError("the learner broke")
     if how == "print":
