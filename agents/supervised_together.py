@@ -38,7 +38,7 @@ class Networks:
             for context, network in zip(contexts, networks, strict=True)
         ]
         self.theta_0 = torch.stack([own.theta_0 for own in self.coordinates])  # (K, D)
-        self.P = Stacked([own.projection for own in self.coordinates], device)
+        self.P = Stacked([own.projection for own in self.coordinates])
         scales = torch.tensor([context.lr_scale for context in contexts], device=device)  # (K,)
         self.scale = scales.repeat_interleave(torch.tensor(self.P.d, device=device))  # (sum of d,)
         self.y = nn.Parameter(torch.zeros_like(self.scale))

@@ -36,7 +36,7 @@ from difficulty_bench.results import Request
 from difficulty_bench.trial import Runtime, Trial
 
 TASKS = ("mnist-fc", "mnist-lenet", "cifar10-lenet")
-SIZES = {"cpu": [2, 8], "cuda": [1, 4, 16, 64, 256]}
+SIZES = {"cpu": [2, 8], "cuda": [4, 16, 64, 256]}  # a group of one is `alone`
 D = 300  # of the subspace
 seeds = itertools.count()  # no trial is run twice, so no data order or network is warm
 
@@ -62,7 +62,15 @@ def ways(sizes: list[int], device: str) -> Iterator[tuple[str, int, Callable[[],
         yield "threads", 2, InlineEngine, True
         yield f"workers {cores}", 2 * cores, lambda: ProcessEngine(cores), False
     for size in sizes:
-        yield f"together {size}", size, lambda size=size: InlineEngine(size), False
+        yield f"together {size}", size, lambda size=size: InlineEngine(size, apart), False
+
+
+class Apart(Exception):
+    """A group did not train in one program, or not whole; its time is that of something else."""
+
+
+def apart(why: str) -> None:
+    raise Apart(why)
 
 
 def measure(task: Task, sizes: list[int], device: str) -> Iterator[dict[str, Any]]:
@@ -75,8 +83,12 @@ def measure(task: Task, sizes: list[int], device: str) -> Iterator[dict[str, Any
                 torch.set_num_threads(usable_cores())
                 stack.enter_context(patch("torch.set_num_threads"))  # a trial asks for one
             warm_up = 1 if name in ("alone", "threads") else n  # a group has kernels of its own
-            timed(engine, task, runtime, warm_up)  # processes, data, kernels
-            seconds = timed(engine, task, runtime, n)
+            try:
+                timed(engine, task, runtime, warm_up)  # processes, data, kernels
+                seconds = timed(engine, task, runtime, n)
+            except Apart as error:
+                yield {"task": task.name, "way": name, "apart": str(error)}
+                continue
         alone = alone or seconds
         yield {
             "task": task.name,
@@ -101,8 +113,11 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     lines += [
         f"| {row['task']} | {row['way']} | {row['s_per_trial']:.2f} "
         f"| {row['trials_per_hour']:,} | {row['times_alone']:.2f} |"
+        if "apart" not in row
+        else f"| {row['task']} | {row['way']} | - | - | - |"
         for row in rows
     ]
+    lines += ["", *(f"{row['way']} is missing: {row['apart']}." for row in rows if "apart" in row)]
     facts = ", ".join(f"{key} {value}" for key, value in about.items() if key != "command")
     return "\n".join([*lines, "", f"`{about['command']}`: {facts}.", ""])
 
@@ -110,7 +125,7 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--sizes", nargs="+", type=int, metavar="K", help="default: 2 8, on a GPU 1 4 16 64 256")
+    add("--sizes", nargs="+", type=int, metavar="K", help="default: 2 8, on a GPU 4 16 64 256")
     add(
         "--task", nargs="+", default=list(TASKS), metavar="NAME", help=f"default: {' '.join(TASKS)}"
     )

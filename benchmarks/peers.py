@@ -23,7 +23,10 @@ from difficulty_bench.projection.hashed import select, select_transposed
 
 
 class Cost(NamedTuple):
-    """Estimates that decide whether a case is measured: the peak, drawing P, one product."""
+    """Estimates that decide whether a case is measured: the peak, drawing P, one product.
+
+    Times are those of one core; on a GPU a product is measured whatever it takes there.
+    """
 
     peak_bytes: float = 0
     draw_s: float = 0

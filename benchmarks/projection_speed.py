@@ -49,13 +49,15 @@ def cost(name: str, D: int, d: int, on_kernels: bool) -> Cost:
     return Cost()
 
 
-def reason_to_skip(cost: Cost, memory: int, most_s: float) -> str | None:
+def reason_to_skip(cost: Cost, device: str, memory: int, most_s: float) -> str | None:
     """Why a case is not measured, or None."""
     if cost.peak_bytes > memory // 2:
         return f"needs {cost.peak_bytes / 1e9:.0f} GB"
     if cost.draw_s > MOST_DRAWING * most_s:
         return f"drawing takes {cost.draw_s:.0f} s"
-    return f"a product takes about {cost.product_s:.0f} s" if cost.product_s > most_s else None
+    if device == "cpu" and cost.product_s > most_s:
+        return f"a product takes about {cost.product_s:.0f} s"
+    return None
 
 
 def least_bytes(P: Projection, on_kernels: bool) -> tuple[int, int]:
@@ -116,11 +118,12 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
         kernels.enabled = installed and code == "triton"
         row: Row = {"D": D, "d": d, "projection": name, "code": code}
         row["stored_limit_s"] = 4 * D * d / bandwidth
-        why = reason_to_skip(cost(name, D, d, code == "triton"), memory, options.most)
+        limits = clock.device, memory, options.most
+        why = reason_to_skip(cost(name, D, d, code == "triton"), *limits)
         yield row | measured(why, measure, name, D, d, clock)
         for kind in (kind for kind in PEERS if kind.family == name and code == "torch"):
             row = {"D": D, "d": d, "projection": name, "peer": kind.title, "lengths": kind.lengths}
-            why = kind.lack(clock.device) or reason_to_skip(kind.cost(D, d), memory, options.most)
+            why = kind.lack(clock.device) or reason_to_skip(kind.cost(D, d), *limits)
             yield row | measured(why, measure_peer, kind, D, d, clock)
     kernels.enabled = installed
 

@@ -167,7 +167,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="bits per number, 1 to 16 (default: %(default)s)",
     )  # fmt: skip
     sizes.add_argument(
-        "--workers", type=positive(int), metavar="N", help="side by side (default: cores)"
+        "--workers",
+        type=positive(int),
+        metavar="N",
+        help="side by side (default: cores, fewer where a GPU is small)",
     )
     sizes.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     sizes.add_argument("--json", action="store_true", help="rows as JSON on stdout")
@@ -218,7 +221,10 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     side = run.add_mutually_exclusive_group()
     side.add_argument(
-        "--workers", type=positive(int), metavar="N", help="trials side by side (default: cores)"
+        "--workers",
+        type=positive(int),
+        metavar="N",
+        help="trials side by side (default: cores, fewer where a GPU is small)",
     )
     side.add_argument(
         "--ray", metavar="ADDRESS",

@@ -9,7 +9,10 @@ import subprocess
 from pathlib import Path
 
 import joblib
+import torch
 
+# Of a GPU's memory for one process: CUDA's context, and a small network with its batches. A guess.
+BYTES_OF_A_WORKER = 2 * 2**30
 PACKAGES = (
     *("difficulty-bench", "torch", "numpy", "gymnasium"),
     *("stable-baselines3", "cma", "ale-py", "mujoco"),
@@ -58,6 +61,15 @@ def _processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def default_workers(device: str) -> int:
+    """How many trials run side by side: one a core, and of a GPU no more than its memory holds."""
+    cores = usable_cores()
+    if device == "cpu":
+        return cores
+    memory: int = torch.cuda.get_device_properties(device).total_memory
+    return max(1, min(cores, memory // BYTES_OF_A_WORKER))
 
 
 def usable_cores() -> int:

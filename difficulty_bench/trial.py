@@ -27,12 +27,16 @@ from .seeds import Streams, content_hash
 
 # torch's words on CUDA, on a CPU, and cuBLAS's
 LACK_OF_MEMORY = "out of memory", "can't allocate memory", "status_alloc_failed"
-# How RuntimeErrors of cuBLAS, cuDNN and Triton begin; only CUDA's own are AcceleratorErrors.
+# How RuntimeErrors of cuBLAS, cuDNN and Triton begin; only CUDA's own are AcceleratorErrors, and
+# Triton's compiler has classes of its own.
 OF_THE_DEVICE = "cuda error:", "cudnn error:", "cudnn frontend error:", "triton error [cuda]:"
 
-# torch's default rounds the operands of CUDA's convolutions to 10 bits. Here, because whatever
-# trains or judges a network imports this, in every process.
+# On CUDA torch may round the operands of convolutions to 10 bits, those of products where an
+# environment variable says so, and sum gradients in any order. Here, because whatever trains or
+# judges a network imports this, in every process.
 torch.backends.cudnn.allow_tf32 = False
+torch.backends.cuda.matmul.allow_tf32 = False
+torch.backends.cudnn.deterministic = True
 
 
 @dataclass(frozen=True)
@@ -258,7 +262,8 @@ def check_machine(trial: Trial, error: BaseException) -> None:
 
 def is_the_machines(error: BaseException) -> bool:
     known = isinstance(error, OSError | torch.AcceleratorError) or lacks_memory(error)
-    return known or str(error).lower().startswith(OF_THE_DEVICE)
+    by_triton = any(kind.__module__.startswith("triton.") for kind in type(error).__mro__)
+    return known or by_triton or str(error).lower().startswith(OF_THE_DEVICE)
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -8,11 +8,14 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+import torch
 
+from difficulty_bench import environment
 from difficulty_bench.context import Interrupted
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.errors import ResourceError
@@ -146,3 +149,14 @@ def test_a_checkpoint_that_cannot_be_written_fails_no_trial(tmp_path: Path) -> N
         ResourceError, match=r"cannot write: .*; free or mend the disk, and the same command"
     ):
         run_trial(trial, runtime)
+
+
+@pytest.mark.parametrize(("gib", "workers"), [(1, 1), (5, 2), (80, 16)])
+def test_a_gpu_has_no_more_workers_than_its_memory_holds(
+    gib: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "usable_cores", lambda: 16)
+    memory = SimpleNamespace(total_memory=gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
+    assert environment.default_workers("cuda") == workers
+    assert environment.default_workers("cpu") == 16

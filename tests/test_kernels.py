@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -192,6 +193,18 @@ def test_large_products_are_adjoint_and_repeat(name: str) -> None:
     left, right = float(up.double() @ g.double()), float(z.double() @ down.double())
     assert left == pytest.approx(right, abs=1e-4 * float(up.norm() * g.norm()))
     assert torch.cuda.max_memory_allocated() < 4 << 30
+
+
+def test_kernels_are_for_the_device_that_triton_launches_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kernels, "usable", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    for device, expected in (("cuda:1", True), ("cuda:0", False), ("cpu", False)):
+        x: Any = SimpleNamespace(
+            is_cuda=device != "cpu", device=torch.device(device), dtype=torch.float32
+        )
+        assert kernels.apply_to(x) is expected
 
 
 def test_without_a_compiler_torch_does_what_kernels_would(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,10 +106,12 @@ def test_every_family_is_measured_and_every_peer_is_measured_or_named() -> None:
 
 def test_what_cannot_be_measured_is_named() -> None:
     skip = projection_speed.reason_to_skip
-    assert skip(peers.Cost(6e9, 3, 3), memory=10**10, most_s=1) == "needs 6 GB"
-    assert skip(peers.Cost(5e9, 11, 3), memory=10**10, most_s=1) == "drawing takes 11 s"
-    assert skip(peers.Cost(5e9, 9, 3), memory=10**10, most_s=1) == "a product takes about 3 s"
-    assert skip(peers.Cost(5e9, 9, 1), memory=10**10, most_s=1) is None
+    assert skip(peers.Cost(6e9, 3, 3), "cpu", memory=10**10, most_s=1) == "needs 6 GB"
+    assert skip(peers.Cost(5e9, 11, 3), "cuda", memory=10**10, most_s=1) == "drawing takes 11 s"
+    slow = peers.Cost(5e9, 9, 3)  # by one core
+    assert skip(slow, "cpu", memory=10**10, most_s=1) == "a product takes about 3 s"
+    assert skip(slow, "cuda", memory=10**10, most_s=1) is None
+    assert skip(peers.Cost(5e9, 9, 1), "cpu", memory=10**10, most_s=1) is None
     assert peers.SklearnSparse.lack("cuda") == "runs on a CPU only"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from difficulty_bench.bits import size_bits
 from difficulty_bench.cli import main
@@ -21,6 +22,7 @@ from difficulty_bench.report import rows
 from difficulty_bench.report.overview import bits_figure
 from difficulty_bench.results import Outcome, Request
 from difficulty_bench.sizes import sizes, smallest
+from difficulty_bench.solution import Solution
 from difficulty_bench.store import Store
 
 from . import made_up
@@ -189,6 +191,28 @@ def test_a_solution_without_a_score_is_not_solved(
     assert all(scores[4] is None for scores in found.values())
     (size,) = (size for size in row["sizes"] if size["bits_per_number"] == 4)
     assert size["d_int90"] is None
+
+
+def test_a_gpu_that_others_fill_solves_nothing_and_fails_nothing(
+    measured: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = shutil.copy(measured, tmp_path / "copy.sqlite")
+
+    def network(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Solution, "network", network)
+    assert run_bits(Path(copy), "--bits", "5", "--workers", "1", "--quiet") == 3
+    said = capsys.readouterr().err
+    assert "CUDA out of memory" in said
+    assert "the same command goes on" in said
+    assert said.count("\n") == 1
+    with Store(copy, read_only=True) as store:
+        found = store.quantised(rows(store)[0]["study"])
+    assert not any(5 in scores for scores in found.values())
 
 
 def test_the_bits_travel_with_the_results(

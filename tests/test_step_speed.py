@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,6 +71,35 @@ def test_steps_train_a_network_each_the_native_one_and_one_in_the_subspace() -> 
     work.subspace("hashed", 10)()
     for p, q in zip(work.network.parameters(), theta_0, strict=True):
         assert torch.equal(p, q)
+
+
+def test_what_a_graph_works_on_lives_as_long_as_its_replay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The graph itself keeps none of it: its memory would be given to the next tensors."""
+
+    class Stream:
+        def wait_stream(self, other: object) -> None: ...
+
+    graphs: list[Any] = []
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(
+        torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: graphs.append(1))
+    )
+    tensor = torch.zeros(3)
+    there = weakref.ref(tensor)
+    replay = step_speed.captured(lambda tensor=tensor: tensor.add_(1))
+    del tensor
+    gc.collect()
+    assert there() is not None
+    replay()
+    assert graphs == [1]
+    del replay
+    gc.collect()
+    assert there() is None
 
 
 def test_it_writes_a_page_and_says_which_goal_was_missed(

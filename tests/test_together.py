@@ -20,6 +20,7 @@ from difficulty_bench.problem import SupervisedProblem
 from difficulty_bench.projection import FAMILIES, Identity, Projection, Stacked, make
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request, TrialResult
+from difficulty_bench.solution import Solution
 from difficulty_bench.trial import Runtime, Trial, run_trial
 from tests import tiny
 
@@ -92,14 +93,36 @@ def test_each_trial_is_as_alone(settings: tuple[str, ...], monkeypatch: pytest.M
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("projection", FAMILIES)
-def test_together_on_a_gpu_is_as_alone_on_the_cpu(projection: str) -> None:
-    of = task(f"projection={projection}", "agent.batch_size=60")
+@pytest.mark.parametrize(
+    "settings", [SETTINGS["convolutions"], *((f"projection={name}",) for name in FAMILIES)]
+)
+def test_together_on_a_gpu_is_as_alone_on_the_cpu(
+    settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = task("agent.batch_size=60", *settings)
+    alone = [run_trial(trial, Runtime()) for trial in trials(of)]
+    monkeypatch.setattr(together, "run_trial", None)  # no falling back
     found = together.run_together(trials(of), Runtime(device="cuda"))
-    for one, trial in zip(found, trials(of), strict=True):
-        alone = run_trial(trial, Runtime())
+    for one, other in zip(found, alone, strict=True):
         assert one.state == "complete"
-        assert one.score == pytest.approx(alone.score, abs=0.02)
+        assert one.score == pytest.approx(other.score, abs=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("network", ["tests.tiny:network", "tests.test_together:convolutional"])
+@pytest.mark.parametrize("projection", FAMILIES)
+def test_what_a_gpu_trained_repeats_and_scores_the_same_on_a_cpu(
+    projection: str, network: str
+) -> None:
+    of = task(f"projection={projection}", f"network.entry_point={network}")
+    trial = Trial(of, Request("trial", 20, 0, 4.0))
+    result, again = (run_trial(trial, Runtime(device="cuda")) for _ in range(2))
+    assert result.state == "complete"
+    assert (result.z, result.score) == (again.z, again.score)
+    assert result.z is not None
+    reloaded = Solution.stored(trial, (), result.D, result.z).network()
+    found = of.problem().evaluate(reloaded, split="test", seed=trial.streams.evaluation, device=CPU)
+    assert found.score == pytest.approx(result.score, abs=0.02)
 
 
 def test_a_trial_that_diverges_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,9 +253,8 @@ def test_a_stop_request_ends_a_group() -> None:
 
 def stacked(family: str) -> tuple[list[Projection], Stacked]:
     parts = [make(family, 70, d, seed) for d, seed in ((3, 1), (9, 2), (9, 3))]
-    if family == "hashed":
-        parts.insert(1, Identity(70))
-    return parts, Stacked(parts, CPU)
+    parts[1:1] = [Identity(70), Identity(70)]
+    return parts, Stacked(parts)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -249,9 +271,11 @@ def test_stacked_projections_are_each_alone(family: str) -> None:
         torch.testing.assert_close(row, part.project_transposed(g))
 
 
-def test_hashed_projections_stack_into_one_pass() -> None:
-    assert len(stacked("hashed")[1].parts) == 1
-    assert len(stacked("sparse")[1].parts) == 3
+def test_neighbours_stack_into_one_pass() -> None:
+    """But for native trials among the others, whose long sums a GPU would then do last."""
+    sizes = [(part.d, part.D) for part in stacked("hashed")[1].parts]
+    assert sizes == [(3, 70), (140, 140), (18, 140)]
+    assert len(stacked("sparse")[1].parts) == 4
 
 
 def test_wall_time_is_shared() -> None:

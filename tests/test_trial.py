@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
+from triton.runtime.errors import OutOfResources, PTXASError
 
 from difficulty_bench.checkpoint import Checkpoint, checkpoint_path, read_checkpoint
 from difficulty_bench.context import Interrupted, TimedOut, TrialContext
@@ -308,11 +310,30 @@ def test_a_lack_of_memory_is_known_by_its_words(error: Exception, machine: bool)
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
         (RuntimeError("Triton Error [CUDA]: misaligned address"), True),
         (OSError(28, "No space left on device"), True),
+        (OutOfResources(131_072, 101_376, "shared memory"), True),
+        (PTXASError("ptxas does not know this chip"), True),
         (RuntimeError("expected a CUDA error: found none"), False),
     ],
 )
 def test_what_the_device_does_wrong_is_no_failure_to_learn(error: Exception, machine: bool) -> None:
     assert is_the_machines(error) is machine
+
+
+def test_no_setting_from_outside_makes_a_gpu_round_or_add_otherwise() -> None:
+    """The variable is set in some containers, and gives products operands of 10 bits."""
+    ask = """
+import torch
+before = torch.backends.cuda.matmul.allow_tf32
+import difficulty_bench.trial
+print(before, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32,
+      torch.backends.cudnn.deterministic)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", ask],
+        env=os.environ | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["True", "False", "False", "True"]
 
 
 @pytest.mark.parametrize("machine", [True, False])

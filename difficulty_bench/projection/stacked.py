@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -15,14 +16,14 @@ from .identity import Identity
 class Stacked:
     """P_1, ..., P_K as one block-diagonal map R^(d_1 + ... + d_K) -> R^(K D).
 
-    The d_k may differ; D is shared. Hashed projections and identities become one hashed
-    projection, a single pass over memory whatever K is; others take a pass each.
+    The d_k may differ; D is shared. Hashed projections that follow one another become one hashed
+    projection, a single pass over memory whatever their number is, and identities one identity;
+    others take a pass each.
     """
 
-    def __init__(self, projections: Sequence[Projection], device: torch.device) -> None:
+    def __init__(self, projections: Sequence[Projection]) -> None:
         self.d = [projection.d for projection in projections]
-        merged = _merge(projections, device)
-        self.parts = list(projections) if merged is None else [merged]
+        self.parts = list(_merged(projections))
 
     def project(self, z: Tensor) -> Tensor:
         """(sum of d,) -> (K D,)."""
@@ -37,23 +38,27 @@ class Stacked:
         return torch.cat([part.project_transposed(own) for part, own in pairs])
 
 
-def _merge(projections: Sequence[Projection], device: torch.device) -> Hashed | None:
-    """One hashed projection for them all, or None where a family has no such form."""
-    if not all(type(projection) in (Hashed, Identity) for projection in projections):
-        return None
+def _merged(projections: Sequence[Projection]) -> Iterator[Projection]:
+    """An identity is not merged with a hashed projection, though it has that form.
+
+    A kernel that sums gives every program as many coordinates as their mean length allows; among
+    the D coordinates of native training, of one parameter each, the long ones would come last.
+    """
+    for family, run in groupby(projections, type):
+        if family is Hashed:
+            yield _one_hashed([projection for projection in run if isinstance(projection, Hashed)])
+        elif family is Identity:
+            yield Identity(sum(projection.D for projection in run))
+        else:
+            yield from run
+
+
+def _one_hashed(projections: Sequence[Hashed]) -> Hashed:
     total = sum(projection.d for projection in projections)
-    slots, scales, first = list[Tensor](), list[Tensor](), 0
+    slots, first = list[Tensor](), 0
     for projection in projections:
-        slot, scale = _as_hashed(projection, device)
+        slot = projection.slot
         negative = slot >= projection.d  # entries of [u, -u] behind u
         slots.append(slot + torch.where(negative, first + total - projection.d, first))
-        scales.append(scale)
         first += projection.d
-    return Hashed.of(torch.cat(slots), torch.cat(scales))
-
-
-def _as_hashed(projection: Projection, device: torch.device) -> tuple[Tensor, Tensor]:
-    if isinstance(projection, Hashed):
-        return projection.slot, projection.scale
-    D = projection.D
-    return torch.arange(D, device=device), torch.ones(D, device=device)
+    return Hashed.of(torch.cat(slots), torch.cat([p.scale for p in projections]))

@@ -10,7 +10,7 @@ import torch
 from joblib import Parallel, delayed
 
 from ..cpu import use_one_thread
-from ..environment import usable_cores
+from ..environment import default_workers
 from ..errors import BenchError, UsageError, described
 from ..outputs import stdout_to_stderr
 from ..problem import Problem
@@ -19,7 +19,7 @@ from ..results import Scores, TrialResult, describe
 from ..solution import Solution
 from ..store import Store
 from ..study import Prepared, choose_device, prepare
-from ..trial import Trial, study_identity
+from ..trial import Trial, check_machine, study_identity
 from ..tuning import relevant
 from .look import store_to_read
 from .run import given_settings, given_tasks, print_rows
@@ -33,7 +33,7 @@ def bits(arguments: argparse.Namespace) -> int:
     """
     tasks = given_tasks(arguments, given_settings(arguments))
     device = choose_device(arguments.device)
-    workers = arguments.workers or (usable_cores() if device == "cpu" else 1)
+    workers = arguments.workers or default_workers(device)
     progress = Progress(as_json=arguments.json, quiet=arguments.quiet)
     prepared = [prepare(task) for task in tasks]
     with Store(store_to_read(arguments), read_only=True) as store:  # which creates none
@@ -82,13 +82,14 @@ def _scores(solution: Solution, bits: Sequence[int], device: str) -> tuple[Trial
     scores: dict[int, float | None] = {}
     reasons = set()
     for each in bits:
-        network = solution.quantised(each).network().to(there)
         try:
+            network = solution.quantised(each).network().to(there)
             score = problem.evaluate(network, split="test", seed=seed, device=there).score
             scores[each] = score if math.isfinite(score) else None
         except BenchError:
             raise
         except Exception as error:  # a user's problem; the other solutions can still be scored
+            check_machine(trial, error)
             scores[each] = None
             reasons.add(described(error))
     return trial, scores, reasons

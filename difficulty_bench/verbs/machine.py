@@ -8,9 +8,10 @@ import shutil
 
 import torch
 
-from ..environment import describe_environment, usable_cores
+from ..environment import default_workers, describe_environment
 from ..errors import BenchError, UsageError, did_you_mean
 from ..registry import Registry
+from ..study import choose_device
 
 DATA_MODULE = "envs.data"
 
@@ -37,7 +38,8 @@ def doctor(arguments: argparse.Namespace) -> int:
     for key, value in describe_environment().items():
         if key != "command":
             print(f"{key:20} {value}")
-    print(f"{'default workers':20} {usable_cores()}")
+    device = choose_device("auto")
+    print(f"{'default workers':20} {default_workers(device)}")
     cuda = torch.cuda.is_available()
     print(f"{'cuda':20} {torch.cuda.get_device_name() if cuda else 'none; trials run on the CPU'}")
     print(f"{'free disk':20} {shutil.disk_usage('.').free / 1e9:.0f} GB")

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..checkpoint import checkpoint_folder
 from ..engine import Engine, make_engine
-from ..environment import usable_cores
+from ..environment import default_workers
 from ..errors import BenchError, ResourceError, StudyError, UsageError
 from ..outputs import stdout_to_stderr
 from ..progress import Progress
@@ -110,7 +110,7 @@ def _measure(
         command=recorded(command_line()),
     )
     engine = make_engine(
-        arguments.workers or usable_cores(), arguments.batch, arguments.ray, progress.warn
+        arguments.workers or default_workers(device), arguments.batch, arguments.ray, progress.warn
     )
     tracker = None if arguments.wandb == "off" else Tracker(arguments.wandb, progress.warn)
     errors: list[BenchError] = []

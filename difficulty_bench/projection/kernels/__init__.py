@@ -20,8 +20,13 @@ enabled = importlib.util.find_spec("triton") is not None
 
 
 def apply_to(x: Tensor) -> bool:
-    """Whether products of `x` run on the kernels: float32 on CUDA, and triton is installed."""
-    return enabled and x.is_cuda and x.dtype == torch.float32 and usable()
+    """Whether products of `x` run on the kernels: float32 on CUDA, and triton is installed.
+
+    Triton launches on the current device, whichever one `x` is on.
+    """
+    if not (enabled and x.is_cuda and x.dtype == torch.float32):
+        return False
+    return x.device.index == torch.cuda.current_device() and usable()
 
 
 @functools.cache

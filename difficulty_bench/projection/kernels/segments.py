@@ -58,7 +58,7 @@ def sum_kernel(
     value = tl.sum(total, 1)
     if BASE:
         value += tl.load(base + segment, mask=inside)
-    tl.store(out + part * n + segment, value, mask=inside)
+    tl.store(out + part.to(tl.int64) * n + segment, value, mask=inside)
 
 
 def gather(
