@@ -29,12 +29,13 @@ UNFINISHED = "unfinished"
 class Crossing:
     """d_int90 for one threshold: the smallest integer d with p(d) >= 1/2.
 
-    `d_int90` is None where `censored` says why: `> d_max` (p(d_max) < 1/2), `<= d_min`
-    (p(d_min) >= 1/2) or `unfinished` (the trials so far bound the crossing on neither side, or
-    the d tested do not enclose it).
+    `d_int90` is None where `censored` says why: `> d_max` (more likely than not, p(d_max) < 1/2),
+    `<= d_min` (p(d_min) >= 1/2) or `unfinished` (the trials so far bound the crossing on neither
+    side, or the d tested do not enclose it).
     `ci_low`, `ci_high` are the ends of the 95% interval for the same integer; None where the d
     tested so far do not bound that side. `width` is the factor in d over which p(d) rises from
-    0.16 to 0.84, None where that is not within the d tested. `largest_failed_d` and
+    0.16 to 0.84 of its way up: under `score` None where that is not within the d tested, under
+    `pass` the prior's while the trials say nothing of it. `largest_failed_d` and
     `smallest_solved_d` are raw facts: single trials below and at or above the threshold.
     `paper_rule_d` is the smallest tested d whose mean score is strictly above the threshold, a
     failed trial counting with the score of the floor.
@@ -87,7 +88,7 @@ def locate(solvable: Solvable, tested: Dims, d_min: int, d_max: int) -> Location
     low = _integer(d, z, ndtri(TAIL), start)
     if middle is None:
         state = ABOVE if last >= d_max else UNFINISHED
-        return Location(None, (low or last) if start else None, high, state)
+        return Location(None, (low or last + 1) if start else None, high, state)
     if middle == first:
         return Location(None, None, high, BELOW if first <= d_min else UNFINISHED)
     low = low if start or first <= d_min else None

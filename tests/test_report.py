@@ -29,6 +29,7 @@ from difficulty_bench.report import FIELDS, d_int90_text, row_text, rows, write_
 from difficulty_bench.report.latex import escape as latex_escape
 from difficulty_bench.report.latex import latex
 from difficulty_bench.report.markdown import Figures, markdown
+from difficulty_bench.report.overview import overview_figure
 from difficulty_bench.report.plot import study_figure
 from difficulty_bench.report.rows import inside, row
 from difficulty_bench.report.study import Point, study_reports
@@ -631,3 +632,13 @@ def test_a_reading_that_cannot_be_searched_is_a_row_with_its_error() -> None:
     store = recorded.fill(Store.in_memory(), recorded.reading(lr_rule="tuned", tuning=tuning), [])
     (row,) = rows(store)
     assert "tuning.d holds 500000, above D" in row["error"]
+
+
+def test_the_figure_shows_where_an_interval_is_open() -> None:
+    source = recorded.fill(Store.in_memory(), recorded.reading(), recorded.known_study())
+    (row,) = rows(source)
+    (axes,) = overview_figure([row]).axes
+    assert not axes.texts
+    (axes,) = overview_figure([{**row, "ci_high": None}]).axes
+    (arrow,) = axes.texts
+    assert arrow.xy[0] > row["d_int90"] == arrow.xyann[0]

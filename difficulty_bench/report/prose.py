@@ -6,14 +6,14 @@ INTRO = """\
 `d_int90` is the number of parameters in which a learner must be free to solve a task: the smallest
 d at which a fresh training in a random d-dimensional subspace of its network's D parameters ends
 at or above the threshold with probability 1/2. It is one number for a classifier and for a
-controller, and every value below has a 95% interval.
+controller, and every d_int90 below has a 95% interval, open where the trials do not bound it.
 """
 OVERVIEW = """\
 ![d_int90 of every task on one logarithmic axis]({path})
 
 *Every task that has a number, as registered, easiest first.
-Filled: local threshold; open: global threshold; bar: 95% interval; grey tick: D, all parameters of
-the network.*
+Filled: local threshold; open: global threshold; bar: 95% interval, a dotted arrow where it is not
+bounded; grey tick: D, all parameters of the network.*
 """
 BITS = """\
 ![description length of a solution of every task on one logarithmic axis]({path})
@@ -33,9 +33,9 @@ READING = """\
   the baseline; *global* is a constant that the task declares.
 - **d_int90 [95%]**: p(d), the probability that a fresh trial at d is solved, crosses 1/2 there.
   The interval covers the spread between trials and, for the local threshold, the baseline's own
-  uncertainty. `> d`: p is below 1/2 at the largest d searched; `≤ d`: above 1/2 at the smallest;
-  *unfinished*: the d tried so far do not enclose the crossing, or the trials bound it on neither
-  side; `–`: not bounded on that side, or not known.
+  uncertainty. `> d`: p is more likely than not below 1/2 at the largest d searched; `≤ d`: above
+  1/2 at the smallest; the interval says how surely. *Unfinished*: the d tried so far do not enclose
+  the crossing, or the trials bound it on neither side; `–`: not bounded on that side, or not known.
 - **Bits [95%]**: the description length of a solution at d_int90, as an upper bound (`bench bits`).
   z is quantised after training and the trial scored anew; so many bits per number have a d_int90 of
   their own, and the bits are their product, with 32 for the quantiser's step. Of those tried that
@@ -46,9 +46,10 @@ READING = """\
 - **Published**: a value from the literature, and whether it lies inside our interval for the same
   threshold.
 - **Learner**: agent, projection, learning-rate rule (`paper`: the task's own rate; `matched`: times
-  sqrt(D/d); `tuned`: a multiplier chosen on validation data at pilot values of d), overrides.
+  sqrt(D/d), with D of the policy alone; `tuned`: a multiplier on that, chosen on validation data at
+  pilot values of d or, where the row says so, declared), overrides.
 - **Trials** and **compute**: all that the row cost, pilots and baselines included; compute is the
-  trials' wall clock, summed.
+  trials' wall clock, evaluation included, summed.
 
 In the plots, a dot is a trial and the line is their median, a failed trial counting as lower than
 any score; crosses at the foot are failed trials, with their number. Grey: the baseline ± sd, its
