@@ -15,7 +15,7 @@ from .text import Row, has_number, searched, variant
 SIZE = 5.0  # points
 MARGIN = 1.6  # factor between the outermost values and the edges
 D_INT90, BITS = "d_int90", "bits at d_int90"
-OPEN = 1.5  # factor over which an arrow leads away from a d_int90 that is not bounded there
+OPEN = 4.0  # factor over which an arrow leads away from a d_int90 that is not bounded there
 LANE = 0.17  # how far local and global stand apart, of a row's height
 
 
@@ -111,9 +111,10 @@ def _draw(axes: Axes, row: Row, suffix: str, y: float, *, filled: bool) -> None:
     low, high = row[f"ci_low{suffix}"], row[f"ci_high{suffix}"]
     ends = [low or point, high or point]
     axes.plot(ends, [y, y], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
-    for end, to in ((low, point / OPEN), (high, point * OPEN)):
+    left, right = axes.get_xlim()
+    for end, to in ((low, max(left, point / OPEN)), (high, min(right, point * OPEN))):
         if end is None and why is None:
-            arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.2, "linestyle": ":"}
+            arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.6, "linestyle": ":"}
             axes.annotate("", (to, y), (point, y), arrowprops=arrow, zorder=2)
     shape = {ABOVE: ">", BELOW: "<"}.get(why, marker)
     axes.plot(point, y, shape, color=colour if filled else "white", markeredgecolor=colour,
