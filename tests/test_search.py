@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -121,15 +120,17 @@ class TestReplay:
             assert sorted(r.seed for r in outcomes if r.d == d) == list(range(n))
 
     @pytest.mark.parametrize("model", ["score", "pass"])
-    def test_replaying_a_hundred_trials_takes_well_under_a_second(self, model):
+    def test_a_replay_fits_a_few_models_a_round(self, model):
+        """A hundred trials then take .3 s on an idle core."""
         task = made_up_task(search={"precision": 1.02, "model": model})
         outcomes = play_study(task, learner(power_law(300), 0.03))
         assert len(outcomes) == 100
         curve.fit.cache_clear()
         psychometric.fit.cache_clear()
-        start = time.process_time()
         assert next_round(task, D, outcomes) == []
-        assert time.process_time() - start < 2.0  # 0.3 s on an idle core
+        fits = curve.fit.cache_info().misses + psychometric.fit.cache_info().misses
+        rounds = len(outcomes) / task.search.batch
+        assert 0 < fits <= 7 * rounds  # two thresholds, under `pass` with three rates of lapses
 
 
 class TestStopping:

@@ -109,9 +109,10 @@ def _measure(
         checkpoint_dir=folder,
         command=recorded(command_line()),
     )
-    engine = make_engine(
-        arguments.workers or default_workers(device), arguments.batch, arguments.ray, progress.warn
-    )
+    workers = arguments.workers
+    if workers is None and not arguments.ray:  # whose nodes have cores and devices of their own
+        workers = default_workers(device)
+    engine = make_engine(workers or 1, arguments.batch, arguments.ray, progress.warn)
     tracker = None if arguments.wandb == "off" else Tracker(arguments.wandb, progress.warn)
     errors: list[BenchError] = []
     complete = True
