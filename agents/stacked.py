@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn import functional as F
 
 Stack = dict[str, Tensor]  # parameters by name, each with the networks as leading index (K, ...)
 Forward = Callable[[Stack, Tensor], Tensor]
@@ -45,7 +46,7 @@ def vmapped(network: nn.Module) -> Forward:
 
 
 def chain(network: nn.Module) -> Layers | None:
-    """The named layers, in the order of use, of a fully connected network; else None.
+    """The named layers, in the order of use, of a network of plain ones in a row; else None.
 
     All its parameters train, none is another's, and every layer does what torch's class of that
     name does.
@@ -63,19 +64,61 @@ def is_plain(layer: nn.Module) -> bool:
         return False
     if type(layer) is nn.Flatten:
         return (layer.start_dim, layer.end_dim) == (1, -1)
-    return type(layer) in (nn.Linear, nn.Tanh, nn.ReLU)
+    if type(layer) is nn.Conv2d:
+        plain = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        return plain and layer.groups == 1 and layer.dilation == (1, 1)
+    return type(layer) in (nn.Linear, nn.MaxPool2d, nn.Tanh, nn.ReLU)
 
 
 def chained(layers: Layers, parameters: Stack, inputs: Tensor) -> Tensor:
     """`vmapped` for such layers, 7 times faster: 45 us for 12 policies of 4-64-64-2, not 300."""
     x = inputs  # (K, E, ...)
     for name, layer in layers:
+        bias = parameters.get(f"{name}.bias")  # (K, out)
         if isinstance(layer, nn.Linear):
-            weight = parameters[f"{name}.weight"].mT  # (K, in, out)
-            bias = parameters.get(f"{name}.bias")  # (K, out)
-            rows = x.flatten(1, -2)  # (K, E * ..., in)
-            rows = rows @ weight if bias is None else torch.baddbmm(bias[:, None], rows, weight)
-            x = rows.reshape(*x.shape[:-1], -1)
+            weight = parameters[f"{name}.weight"]  # (K, out, in)
+            x = affine(x.flatten(1, -2), weight, bias).reshape(*x.shape[:-1], -1)
+        elif isinstance(layer, nn.Conv2d):
+            weight = parameters[f"{name}.weight"]  # (K, out, in, rows, columns)
+            x = (by_patches if x.is_cuda else by_groups)(layer, x, weight, bias)
+        elif isinstance(layer, nn.MaxPool2d):
+            x = layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         else:
             x = x.flatten(2) if isinstance(layer, nn.Flatten) else layer(x)
     return x  # (K, E, n)
+
+
+def affine(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """rows (K, R, in), weight (K, out, in), bias (K, out) or None -> (K, R, out)."""
+    return rows @ weight.mT if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
+
+
+def by_groups(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve x (K, E, C, H, W) as images of K * C channels in K groups."""
+    K = len(x)
+    images = x.transpose(0, 1).flatten(1, 2)  # (E, K * C, H, W)
+    outputs = F.conv2d(
+        images,
+        weight.flatten(0, 1),
+        None if bias is None else bias.flatten(),
+        stride=layer.stride,
+        padding=layer.padding,
+        groups=K,
+    )
+    return outputs.view(len(images), K, -1, *outputs.shape[2:]).transpose(0, 1)
+
+
+def by_patches(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same as one matrix product a network, over what the kernel covers at each place.
+
+    On an H100, LeNet's forward and backward pass of 256 networks takes 16 ms so, and 37 ms by
+    groups; on a CPU, 8 networks take 257 ms so, and 149 ms by groups.
+    """
+    below, beside = map(int, layer.padding)
+    patches = F.pad(x, (beside, beside, below, below)) if below or beside else x
+    for axis in (0, 1):
+        patches = patches.unfold(3 + axis, layer.kernel_size[axis], layer.stride[axis])
+    K, E, _, H, W = patches.shape[:5]
+    inputs = patches.permute(0, 1, 3, 4, 2, 5, 6).reshape(K, E * H * W, -1)  # as flat kernels are
+    outputs = affine(inputs, weight.flatten(2), bias).view(K, E, H, W, -1)
+    return outputs.permute(0, 1, 4, 2, 3)

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from difficulty_bench.context import Diverged, TimedOut, TrialContext
 from difficulty_bench.errors import UsageError
-from difficulty_bench.problem import Problem, SupervisedProblem
+from difficulty_bench.problem import Pair, Problem, SupervisedProblem
 from difficulty_bench.together import NotTogether
 
 from . import random_state, supervised_together
+from .captured import CapturedStep, repeats, set_rates
 from .networks import channels_last
 
 Positive = Annotated[float, Field(gt=0)]
@@ -64,14 +65,14 @@ def train(
         raise UsageError("agent.optimizer 'lbfgs' needs batch_size null and l2 0; set both")
     inner, options = OPTIMIZERS[optimizer](betas, momentum)
     stepper = context.optimizer(network.parameters(), inner, lr=learning_rate, **options)
-    run = _Run(problem, network, context, stepper, rows, len(x))
+    captures = optimizer != "lbfgs" and repeats(problem, network)
+    run = _Run(problem, network, context, stepper, (x, y), rows, l2, captures)
     total = epochs * run.steps_per_epoch
     with random_state.seeded(context.streams.agent, context.device):
         run.resume()
         while run.epoch < epochs:
             for index in run.batches():
-                share = SCHEDULES[schedule](run.steps / total)
-                run.step(x[index], y[index], learning_rate * share, l2)
+                run.step(index, learning_rate * SCHEDULES[schedule](run.steps / total))
             run.finish_epoch(evaluate_every)
 
 
@@ -138,12 +139,22 @@ class _Run:
         network: nn.Module,
         context: TrialContext,
         stepper: torch.optim.Optimizer,
+        data: Pair,
         rows: int,
-        size: int,
+        l2: float,
+        captures: bool,
     ) -> None:
         self.problem, self.network, self.context = problem, network.train(), context
-        self.stepper, self.rows, self.size = stepper, rows, size
-        self.steps_per_epoch = math.ceil(size / rows)
+        self.stepper, self.rows, self.l2 = stepper, rows, l2
+        self.x, self.y = data
+        self.size = len(self.x)
+        self.steps_per_epoch = math.ceil(self.size / rows)
+        # What the next full batch is, at one place: a captured step reads it there.
+        self.index: Tensor | slice = slice(None)
+        if rows < self.size:
+            self.index = torch.empty(rows, dtype=torch.int64, device=context.device)
+        device = context.device if captures else torch.device("cpu")
+        self.full_step = CapturedStep(lambda: self.learn(self.index), stepper, device)
         self.kernels = [p for p in network.parameters() if p.ndim > 1]
         # On the CPU, so that every device sees the same order.
         self.generator = torch.Generator().manual_seed(context.streams.data)
@@ -162,27 +173,36 @@ class _Run:
         order = torch.randperm(self.size, generator=self.generator).to(self.context.device)
         yield from torch.split(order, self.rows)[done:]
 
-    def step(self, x: Tensor, y: Tensor, learning_rate: float, l2: float) -> None:
-        """One optimiser step on the stored rows `x`, `y`."""
+    def step(self, index: Tensor | slice, learning_rate: float) -> None:
+        """One optimiser step on the stored rows `index`."""
+        set_rates(self.stepper, self.context.learning_rate(learning_rate), self.context.device)
+        if isinstance(index, Tensor) and len(index) < self.rows:
+            self.learn(index)
+        else:
+            if isinstance(self.index, Tensor) and isinstance(index, Tensor):
+                self.index.copy_(index)
+            self.full_step()
+        self.steps += 1
+        if time.perf_counter() - self.last_tick > TICK_INTERVAL_S:
+            self.tick()
+
+    def learn(self, index: Tensor | slice) -> None:
+        """What a step does on the device."""
+        x, y = self.x[index], self.y[index]
         inputs = channels_last(self.problem.prepare(x))
 
         def objective() -> Any:
             self.stepper.zero_grad()
             loss = self.problem.loss(self.network(inputs), y)
             loss.backward()  # type: ignore[no-untyped-call]
-            if l2:
+            if self.l2:
                 pairs = [(p.grad, p.detach()) for p in self.kernels if p.grad is not None]
                 gradients, kernels = map(list, zip(*pairs, strict=True))
-                torch._foreach_add_(gradients, kernels, alpha=2 * l2)
+                torch._foreach_add_(gradients, kernels, alpha=2 * self.l2)
             return loss
 
-        for group in self.stepper.param_groups:
-            group["lr"] = self.context.learning_rate(learning_rate)
         loss: Any = self.stepper.step(objective)
         self.loss_sum += loss.detach() * len(x)
-        self.steps += 1
-        if time.perf_counter() - self.last_tick > TICK_INTERVAL_S:
-            self.tick()
 
     def finish_epoch(self, evaluate_every: int) -> None:
         values = {"train_loss": float(self.loss_sum) / self.size}

@@ -14,6 +14,7 @@ from difficulty_bench.problem import SupervisedProblem
 from difficulty_bench.projection import Stacked
 from difficulty_bench.together import NotTogether
 
+from .captured import CapturedStep, repeats, set_rates
 from .stacked import StackedNetwork
 
 
@@ -92,17 +93,31 @@ def train_together(
     rows = min(batch_size or size, size)
     together = Networks(problem, networks, contexts, l2)
     optimizer = inner([together.y], lr=rates[0])
+    index = torch.empty(len(contexts), rows, dtype=torch.int64, device=x.device)  # of a full batch
+    loss_sums = torch.zeros(len(contexts), device=x.device)
+
+    def learn(index: Tensor) -> None:
+        loss_sums.add_(together.backward(x[index], y[index]), alpha=index.shape[1])
+        optimizer.step()
+        together.write()
+
+    captures = repeats(problem, networks[0])
+    full_step = CapturedStep(
+        lambda: learn(index), optimizer, x.device if captures else torch.device("cpu")
+    )
     orders = [torch.Generator().manual_seed(context.streams.data) for context in contexts]
     ends: list[Diverged | TimedOut | None] = [None] * len(contexts)
     remaining = iter(rates)
     for epoch in range(1, epochs + 1):
         order = torch.stack([epoch_order(generator, rows, size) for generator in orders])  # (K, N)
-        loss_sums = torch.zeros(len(contexts), device=x.device)
-        for index in torch.split(order.to(x.device), rows, dim=1):  # (K, B)
-            optimizer.param_groups[0]["lr"] = next(remaining)
-            loss_sums += together.backward(x[index], y[index]) * index.shape[1]
-            optimizer.step()
-            together.write()
+        loss_sums.zero_()
+        for batch in torch.split(order.to(x.device), rows, dim=1):  # (K, B)
+            set_rates(optimizer, next(remaining), x.device)
+            if batch.shape == index.shape:
+                index.copy_(batch)
+                full_step()
+            else:
+                learn(batch)
         tick(contexts, ends, epoch * math.ceil(size / rows), (loss_sums / size).tolist())
     together.finish()
     return ends

@@ -35,6 +35,7 @@ from difficulty_bench.projection.implicit import KEEP_BYTES, Implicit
 SIZES = (40_000, 200_000, 1_000_000, 10_000_000)
 DIMENSIONS = (100, 1_000, 10_000)
 MOST_DRAWING = 10  # times what a product may take
+MOST_DRAWN = 10**9  # entries of P in a product of torch's code on a GPU, where it is the fallback
 MOST_CAPTURED_S = 0.1  # a slower one is some 10^4 kernels or more, too many nodes for a graph
 
 
@@ -120,6 +121,8 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
         row["stored_limit_s"] = 4 * D * d / bandwidth
         limits = clock.device, memory, options.most
         why = reason_to_skip(cost(name, D, d, code == "triton"), *limits)
+        if clock.cuda and code == "torch" and name in ("gaussian", "rademacher"):
+            why = why or ("drawn in torch: many seconds" if D * d > MOST_DRAWN else None)
         yield row | measured(why, measure, name, D, d, clock)
         for kind in (kind for kind in PEERS if kind.family == name and code == "torch"):
             row = {"D": D, "d": d, "projection": name, "peer": kind.title, "lengths": kind.lengths}
@@ -148,8 +151,9 @@ def arguments() -> argparse.Namespace:
     options = parse(parser)
     options.sizes = SIZES[:3] if options.quick else SIZES
     options.dimensions = DIMENSIONS
-    options.seconds = 0.05 if options.quick else 0.5  # of repeats a product
-    options.most = 1.5 if options.quick else 30.0  # a product that takes longer is skipped
+    short = options.quick or options.device == "cuda"  # whose own clock varies little
+    options.seconds = 0.05 if short else 0.5  # of repeats a product
+    options.most = 1.5 if short else 30.0  # a product that takes longer is skipped
     return options
 
 

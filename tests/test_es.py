@@ -34,7 +34,7 @@ from difficulty_bench.solution import Solution
 from difficulty_bench.trial import Runtime, Trial, build_network, run_trial
 from envs import atari, control
 from tests.quadratic import Quadratic
-from tests.test_sb3 import StopAfter
+from tests.test_sb3 import StopAfter, on_each_device
 
 Keys = dict[str, Any]
 
@@ -121,6 +121,57 @@ def test_a_chain_and_vmap_agree(inputs: tuple[int, ...], bias: bool, episodes: i
     fast = policies.bind(thetas)(x)
     policies._forward = stacked.vmapped(network)
     torch.testing.assert_close(fast, policies.bind(thetas)(x))
+
+
+@pytest.mark.parametrize("ways", ["by_groups", "by_patches"])
+@pytest.mark.parametrize(
+    "keys",
+    [{}, {"stride": 2, "padding": 1}, {"stride": (1, 2), "bias": False}, {"padding": (0, 2)}],
+)
+def test_convolutions_of_a_batch_agree_with_vmap(
+    ways: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either way is made for one device, and right on both; with gradients, which training takes."""
+    monkeypatch.setattr(stacked, "by_groups", getattr(stacked, ways))
+    convolutions = (
+        nn.Conv2d(2, 4, (3, 2), **keys),
+        nn.Tanh(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 3, 2, **keys),
+    )
+    network = nn.Sequential(*convolutions, nn.Flatten(), nn.LazyLinear(2))
+    x = torch.randn(4, 5, 2, 11, 12)
+    network(x[0])
+    thetas = torch.randn(4, count_parameters(network), requires_grad=True)
+    policies = StackedNetwork(network)
+    assert stacked.chain(network) is not None
+    found = policies.bind(thetas)(x)
+    policies._forward = stacked.vmapped(network)
+    expected = policies.bind(thetas)(x)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    gradients = [torch.autograd.grad(y.square().mean(), thetas)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(2, 4, 3, groups=2),
+        nn.Conv2d(2, 4, 3, padding="same"),
+        nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(2, 4, 3, dilation=2),
+        nn.ConvTranspose2d(2, 4, 3),
+    ],
+)
+def test_other_convolutions_are_left_to_vmap(layer: nn.Module) -> None:
+    network, x = nn.Sequential(layer, nn.Tanh()), torch.randn(3, 2, 2, 8, 8)
+    assert stacked.chain(network) is None
+    thetas = torch.randn(3, count_parameters(network))
+    for theta, rows, outputs in zip(
+        thetas, x, StackedNetwork(network).bind(thetas)(x), strict=True
+    ):
+        nn.utils.vector_to_parameters(theta, network.parameters())
+        torch.testing.assert_close(outputs, network(rows), atol=1e-5, rtol=1e-4)
 
 
 class Doubled(nn.Sequential):
@@ -392,31 +443,33 @@ def test_the_budget_ends_with_the_generation_that_reaches_it(keys: Keys, d: int)
     assert ticks[-2] < 1200
 
 
+@on_each_device
 @STRATEGIES
 @DIMENSIONS
-def test_a_trial_repeats_and_leaves_no_trace(keys: Keys, d: int) -> None:
-    first = run(keys, d)
+def test_a_trial_repeats_and_leaves_no_trace(keys: Keys, d: int, device: str) -> None:
+    first = run(keys, d, device=device)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    again = run(keys, d)
+    again = run(keys, d, device=device)
     assert (first.score, first.z, first.curve) == (again.score, again.z, again.curve)
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])
 
 
+@on_each_device
 @STRATEGIES
 @DIMENSIONS
 @pytest.mark.parametrize("beats", [1e9, 0.0], ids=["between", "within"])
 def test_an_interrupted_trial_ends_as_an_uninterrupted_one(
-    keys: Keys, d: int, beats: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keys: Keys, d: int, beats: float, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the stop comes between generations or within one."""
-    whole = run(keys, d)
+    whole = run(keys, d, device=device)
     monkeypatch.setattr(es_population, "BEAT_INTERVAL_S", beats)
     for _ in range(2):
         with pytest.raises(Interrupted):
-            run(keys, d, checkpoint_dir=tmp_path, stop=StopAfter(7))
+            run(keys, d, device=device, checkpoint_dir=tmp_path, stop=StopAfter(7))
     assert list(tmp_path.glob("*.pt"))
-    resumed = run(keys, d, checkpoint_dir=tmp_path)
+    resumed = run(keys, d, device=device, checkpoint_dir=tmp_path)
     assert (whole.score, whole.z, whole.curve) == (resumed.score, resumed.z, resumed.curve)
     assert whole.steps == resumed.steps
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from agents import captured
 from difficulty_bench import together
 from difficulty_bench.context import Interrupted
 from difficulty_bench.projection import NAMES, kernels
@@ -18,7 +19,7 @@ from difficulty_bench.results import Request
 from difficulty_bench.subspace import SubspaceOptimizer
 from difficulty_bench.trial import Runtime, Trial, run_trial
 
-from .pretend_cuda import PretendCuda
+from .pretend_cuda import Graph, PretendCuda
 from .tiny import StopAfter
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU needs no pretending")
@@ -33,6 +34,7 @@ SHORT_ES = ("agent.total_timesteps=60", "agent.population=4", "agent.weight_deca
 CASES = {
     "adam": ("tiny", ("agent.l2=0.01", "agent.evaluate_every=1")),
     "sgd": ("tiny", ("agent.optimizer=sgd", "agent.momentum=0.9")),
+    "cosine": ("tiny", ("agent.schedule=cosine",)),
     "lbfgs": ("tiny", ("agent.optimizer=lbfgs", "agent.batch_size=null", "agent.epochs=1")),
     "batch norm": ("tiny", ("network.batch_norm=true",)),
     "images": ("digits", ("network.entry_point=agents.networks:li2018_cnn", "agent.epochs=1")),
@@ -57,11 +59,11 @@ def task(name: str, *settings: str) -> Task:
     return (TINY if name == "tiny" else SUITE).get(name, settings)
 
 
-def alike(trial: Trial) -> None:
+def alike(trial: Trial, checkpoint_dir: Path | None = None) -> None:
     """Both ways to the end, to the same score: rounding alone may differ, and here does not."""
     on_cpu = run_trial(trial, Runtime())
     with PretendCuda() as device:
-        on_cuda = run_trial(trial, Runtime(device="cuda"))
+        on_cuda = run_trial(trial, Runtime(device="cuda", checkpoint_dir=checkpoint_dir))
     assert "index on the CPU" not in device.waits  # which CUDA allows, and copies in every step
     assert (on_cuda.state, on_cuda.reason) == ("complete", None)
     assert on_cuda.device == "pretended"
@@ -77,6 +79,68 @@ def test_a_trial_needs_no_tensor_from_elsewhere(
     monkeypatch.setattr(kernels, "enabled", False)  # interpreted, they take most of the time
     name, settings = CASES[case]
     alike(Trial(task(name, *settings), Request("trial" if d else "baseline", d, 0, 2.0)))
+
+
+@pytest.mark.parametrize(
+    ("case", "d"), [("adam", 0), ("adam", 3), ("sgd", 3), ("cosine", 0), ("images", 3)]
+)
+def test_a_trial_goes_on_from_a_graph(
+    case: str, d: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short last batches between replays, a schedule and a resumption included."""
+    replays = count_replays(monkeypatch)
+    name, settings = CASES[case]
+    trial = Trial(task(name, *settings), Request("trial" if d else "baseline", d, 0, 2.0))
+    alike(trial)
+    assert len(replays) > 10
+    with pytest.raises(Interrupted), PretendCuda():
+        run_trial(trial, Runtime(device="cuda", checkpoint_dir=tmp_path, stop=StopAfter(0)))
+    alike(trial, checkpoint_dir=tmp_path)
+
+
+def count_replays(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """From the fourth step on there is a graph; what is given grows with every replay."""
+    replays: list[None] = []
+    replay = Graph.replay
+    monkeypatch.setattr(captured, "AFTER", 3)
+    monkeypatch.setattr(kernels, "enabled", False)
+    monkeypatch.setattr(Graph, "replay", lambda graph: (replays.append(None), replay(graph)))
+    return replays
+
+
+@pytest.mark.parametrize("case", ["adam", "sgd", "images"])
+def test_trials_together_go_on_from_a_graph(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    replays = count_replays(monkeypatch)
+    name, settings = CASES[case]
+    of = task(name, *settings, "agent.evaluate_every=0")
+    trials = [Trial(of, Request("trial", d, 0, 2.0)) for d in (3, 5)]
+    alone = [run_trial(trial, Runtime()) for trial in trials]
+    monkeypatch.setattr(together, "run_trial", None)  # no falling back
+    with PretendCuda():
+        found = list(together.run_together(trials, Runtime(device="cuda")))
+    assert len(replays) > 10
+    assert [r.score for r in found] == pytest.approx([r.score for r in alone], abs=0.02)
+
+
+class Waits(nn.Linear):
+    """A layer that asks the device for a number, as data-dependent code does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * (1.0 if float(x.detach().sum()) > -1e9 else 0.0)
+
+
+Waits.__module__ = "torch.nn.pretended"  # so that it is tried
+
+
+def waiting(input_shape: tuple[int, ...], output_size: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), Waits(input_shape[0], output_size))
+
+
+def test_a_step_that_cannot_be_captured_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    replays = count_replays(monkeypatch)
+    entry = "network={entry_point: tests.test_pretend_cuda:waiting}"
+    alike(Trial(task("tiny", entry), Request("trial", 3, 0, 2.0)))
+    assert not replays
 
 
 @pytest.mark.parametrize("on_kernels", [False, True])

@@ -40,6 +40,9 @@ from difficulty_bench.trial import Runtime, Trial, build_network, run_trial
 from envs import control
 
 Keys = dict[str, Any]
+on_each_device = pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+)
 
 PPO_KEYS: Keys = {
     "entry_point": "agents.sb3:ppo",
@@ -260,12 +263,13 @@ def test_schedules_never_go_below_zero() -> None:
 # Randomness
 
 
-@pytest.mark.parametrize("agent", [PPO_KEYS, DQN_KEYS])
-def test_a_trial_repeats_whatever_ran_before_and_leaves_no_trace(agent: Keys) -> None:
-    first = run(agent, d=5)
+@on_each_device
+@pytest.mark.parametrize("agent", [PPO_KEYS, DQN_KEYS], ids=["ppo", "dqn"])
+def test_a_trial_repeats_whatever_ran_before_and_leaves_no_trace(agent: Keys, device: str) -> None:
+    first = run(agent, d=5, device=device)
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    again = run(agent, d=5)
+    again = run(agent, d=5, device=device)
     assert (first.score, first.z, first.curve) == (again.score, again.z, again.curve)
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])
@@ -333,12 +337,24 @@ class StopAfter:
 
 
 @pytest.mark.parametrize(("agent", "d"), [(PPO_KEYS, 0), (PPO_KEYS, 5), (DQN_KEYS, 5)])
-def test_an_interrupted_trial_goes_on_where_it_was(agent: Keys, d: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("device", "other"),
+    [
+        ("cpu", "cpu"),
+        *(
+            pytest.param(*pair, marks=pytest.mark.gpu)
+            for pair in (("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda"))
+        ),
+    ],
+)
+def test_an_interrupted_trial_goes_on_where_it_was(
+    agent: Keys, d: int, device: str, other: str, tmp_path: Path
+) -> None:
     with pytest.raises(Interrupted):
-        run(agent, d, checkpoint_dir=tmp_path, stop=StopAfter(2))
+        run(agent, d, device=device, checkpoint_dir=tmp_path, stop=StopAfter(2))
     (checkpoint,) = tmp_path.glob("*.pt")
-    saved = torch.load(checkpoint, weights_only=True)
-    result = run(agent, d, checkpoint_dir=tmp_path)
+    saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    result = run(agent, d, device=other, checkpoint_dir=tmp_path)
     assert result.state == "complete"
     assert result.steps == agent["total_timesteps"]
     (reset,) = [point for point in result.curve if point[1] == "environments_reset"]

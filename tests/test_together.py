@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents import supervised
+from agents import captured, supervised
 from difficulty_bench import together
 from difficulty_bench.context import Interrupted
 from difficulty_bench.engine import InlineEngine
@@ -123,6 +123,29 @@ def test_what_a_gpu_trained_repeats_and_scores_the_same_on_a_cpu(
     reloaded = Solution.stored(trial, (), result.D, result.z).network()
     found = of.problem().evaluate(reloaded, split="test", seed=trial.streams.evaluation, device=CPU)
     assert found.score == pytest.approx(result.score, abs=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
+def test_a_replayed_training_is_a_called_one(
+    settings: tuple[str, ...], k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = task("agent.batch_size=60", *settings)
+    replays, replay = [], torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(
+        torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph))
+    )
+    found = []
+    for after in (10**9, 3):
+        assert not replays
+        monkeypatch.setattr(captured, "AFTER", after)
+        found.append(list(together.run_together(trials(of)[-k:], Runtime(device="cuda"))))
+    assert replays
+    for one, other in zip(*found, strict=True):
+        assert one.state == other.state == "complete"
+        assert one.score == pytest.approx(other.score, abs=0.02)
+        np.testing.assert_allclose(coordinates(one), coordinates(other), rtol=1e-2, atol=1e-3)
 
 
 def test_a_trial_that_diverges_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
