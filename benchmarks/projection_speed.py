@@ -35,7 +35,7 @@ from difficulty_bench.projection.implicit import KEEP_BYTES, Implicit
 SIZES = (40_000, 200_000, 1_000_000, 10_000_000)
 DIMENSIONS = (100, 1_000, 10_000)
 MOST_DRAWING = 10  # times what a product may take
-MOST_DRAWN = 10**9  # entries of P in a product of torch's code on a GPU, where it is the fallback
+MOST_DRAWN = 10**8  # entries of P in a product of torch's code on a GPU, where it is the fallback
 MOST_CAPTURED_S = 0.1  # a slower one is some 10^4 kernels or more, too many nodes for a graph
 
 
