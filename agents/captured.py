@@ -89,10 +89,9 @@ def repeats(problem: SupervisedProblem, network: nn.Module) -> bool:
 def set_rates(optimizer: torch.optim.Optimizer, rate: float, device: torch.device) -> None:
     """On a GPU in place, where a captured step reads them."""
     for group in optimizer.param_groups:
-        held = isinstance(group["lr"], Tensor) and group["lr"].device == device
         if device.type != "cuda":
             group["lr"] = rate
-        elif held:
+        elif isinstance(group["lr"], Tensor) and group["lr"].is_cuda:
             group["lr"].fill_(rate)
         else:
             group["lr"] = torch.tensor(rate, device=device)

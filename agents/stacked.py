@@ -119,6 +119,11 @@ def by_patches(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None)
     for axis in (0, 1):
         patches = patches.unfold(3 + axis, layer.kernel_size[axis], layer.stride[axis])
     K, E, _, H, W = patches.shape[:5]
-    inputs = patches.permute(0, 1, 3, 4, 2, 5, 6).reshape(K, E * H * W, -1)  # as flat kernels are
-    outputs = affine(inputs, weight.flatten(2), bias).view(K, E, H, W, -1)
+    # In parts, or the kernels' gradient would be one long sum a network, which fills no GPU.
+    parts = math.gcd(E, 16)
+    inputs = patches.permute(0, 1, 3, 4, 2, 5, 6).reshape(K, parts, E // parts * H * W, -1)
+    kernels = weight.flatten(2).mT[:, None]  # (K, 1, C * rows * columns, out)
+    outputs = (inputs @ kernels).view(K, E, H, W, -1)
+    if bias is not None:
+        outputs = outputs + bias[:, None, None, None]
     return outputs.permute(0, 1, 4, 2, 3)

@@ -5,6 +5,7 @@
 Whole trials of one epoch, evaluation included, through the engines that `bench run` uses:
 
 - `alone`: one after another, one thread (on a GPU: the whole device);
+- `launched`: the same with every kernel launched, no step replayed from a CUDA graph (GPU only);
 - `threads`: the same with all cores to each trial (CPU only);
 - `workers`: one process a core, one thread each (CPU only);
 - `together K`: K trials in one program (`--batch-trials K`).
@@ -29,6 +30,7 @@ from unittest.mock import patch
 import torch
 from measuring import parse, write
 
+from agents import captured
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.environment import describe_environment, usable_cores
 from difficulty_bench.registry import Registry, Task
@@ -58,7 +60,10 @@ def ways(sizes: list[int], device: str) -> Iterator[tuple[str, int, Callable[[],
     """Name, number of trials, engine, and whether a trial may use every core."""
     cores = usable_cores()
     yield "alone", 2, InlineEngine, False
-    if device == "cpu":
+    if device == "cuda":
+        with patch.object(captured, "AFTER", sys.maxsize):
+            yield "launched", 2, InlineEngine, False
+    else:
         yield "threads", 2, InlineEngine, True
         yield f"workers {cores}", 2 * cores, lambda: ProcessEngine(cores), False
     for size in sizes:
@@ -82,7 +87,9 @@ def measure(task: Task, sizes: list[int], device: str) -> Iterator[dict[str, Any
             if all_cores:
                 torch.set_num_threads(usable_cores())
                 stack.enter_context(patch("torch.set_num_threads"))  # a trial asks for one
-            warm_up = 1 if name in ("alone", "threads") else n  # a group has kernels of its own
+            warm_up = (
+                1 if name in ("alone", "launched", "threads") else n
+            )  # a group has kernels of its own
             try:
                 timed(engine, task, runtime, warm_up)  # processes, data, kernels
                 seconds = timed(engine, task, runtime, n)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from difficulty_bench import together
 from difficulty_bench.context import Interrupted
 from difficulty_bench.projection import NAMES, kernels
 from difficulty_bench.registry import Registry, Task
-from difficulty_bench.results import Request
+from difficulty_bench.results import Request, TrialResult
 from difficulty_bench.subspace import SubspaceOptimizer
 from difficulty_bench.trial import Runtime, Trial, run_trial
 
@@ -59,7 +60,7 @@ def task(name: str, *settings: str) -> Task:
     return (TINY if name == "tiny" else SUITE).get(name, settings)
 
 
-def alike(trial: Trial, checkpoint_dir: Path | None = None) -> None:
+def alike(trial: Trial, checkpoint_dir: Path | None = None) -> tuple[TrialResult, TrialResult]:
     """Both ways to the end, to the same score: rounding alone may differ, and here does not."""
     on_cpu = run_trial(trial, Runtime())
     with PretendCuda() as device:
@@ -68,6 +69,7 @@ def alike(trial: Trial, checkpoint_dir: Path | None = None) -> None:
     assert (on_cuda.state, on_cuda.reason) == ("complete", None)
     assert on_cuda.device == "pretended"
     assert on_cuda.score == pytest.approx(on_cpu.score, rel=1e-3, abs=1e-2)
+    return on_cpu, on_cuda
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,8 @@ def test_a_trial_needs_no_tensor_from_elsewhere(
 
 
 @pytest.mark.parametrize(
-    ("case", "d"), [("adam", 0), ("adam", 3), ("sgd", 3), ("cosine", 0), ("images", 3)]
+    ("case", "d"),
+    [("adam", 0), ("adam", 3), ("sgd", 3), ("cosine", 0), ("cosine", 3), ("images", 3)],
 )
 def test_a_trial_goes_on_from_a_graph(
     case: str, d: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -91,11 +94,23 @@ def test_a_trial_goes_on_from_a_graph(
     replays = count_replays(monkeypatch)
     name, settings = CASES[case]
     trial = Trial(task(name, *settings), Request("trial" if d else "baseline", d, 0, 2.0))
-    alike(trial)
+    on_cpu, on_cuda = alike(trial)
     assert len(replays) > 10
+    if on_cpu.z is not None and on_cuda.z is not None:
+        z, there = (np.frombuffer(z, dtype="<f4") for z in (on_cpu.z, on_cuda.z))
+        np.testing.assert_allclose(there, z, rtol=1e-2, atol=1e-3)
     with pytest.raises(Interrupted), PretendCuda():
         run_trial(trial, Runtime(device="cuda", checkpoint_dir=tmp_path, stop=StopAfter(0)))
     alike(trial, checkpoint_dir=tmp_path)
+
+
+def test_a_graph_reads_each_rate_where_it_was_captured(cuda: PretendCuda) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1, device="cuda"))], lr=1.0)
+    captured.set_rates(optimizer, 0.5, torch.device("cuda"))  # without a number, as --device has it
+    (before,) = [group["lr"] for group in optimizer.param_groups]
+    captured.set_rates(optimizer, 0.25, torch.device("cuda"))
+    assert optimizer.param_groups[0]["lr"] is before
+    assert float(before) == 0.25
 
 
 def count_replays(monkeypatch: pytest.MonkeyPatch) -> list[None]:
