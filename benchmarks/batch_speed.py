@@ -149,7 +149,7 @@ def main() -> None:
         for row in measure(task, sizes, given.device):
             rows.append(row)
             print(json.dumps(row), flush=True)
-    write(given, "batch_speed", page(rows, about), {"about": about, "rows": rows})
+            write(given, "batch_speed", page(rows, about), {"about": about, "rows": rows})
 
 
 if __name__ == "__main__":

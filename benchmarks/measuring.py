@@ -110,7 +110,10 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def write(options: argparse.Namespace, name: str, page: str, found: dict[str, Any]) -> None:
-    """The page and its numbers, in `--out`: `name`.md and .json, of a GPU `name`_cuda."""
+    """The page and its numbers, in `--out`: `name`.md and .json, of a GPU `name`_cuda.
+
+    Benchmarks write after every row, so that one that is stopped leaves what it has measured.
+    """
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / (f"{name}_cuda" if options.device == "cuda" else name)
     file.with_suffix(".md").write_text(page, encoding="utf-8")

@@ -176,7 +176,7 @@ def main() -> int:
         table.append(row)
         text = peer_line(row, table) if "peer" in row else line(row, about["copy_bytes_per_s"])
         print(text, flush=True)
-    write(options, "projection_speed", markdown(about, table), {"about": about, "rows": table})
+        write(options, "projection_speed", markdown(about, table), {"about": about, "rows": table})
     return 0
 
 

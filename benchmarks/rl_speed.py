@@ -223,10 +223,11 @@ def main() -> int:
     options = parse(parser)
     facts = machine(options.device)
     measured = (options.workers, options.scale, options.projection, options.device)
-    rows = [measure(task, *measured) for task in options.task]
-    text = markdown(rows, facts)
-    print(text)
-    write(options, "rl_speed", text, {"about": facts, "rows": rows})
+    rows: list[dict[str, Any]] = []
+    for task in options.task:
+        rows.append(measure(task, *measured))
+        write(options, "rl_speed", markdown(rows, facts), {"about": facts, "rows": rows})
+    print(markdown(rows, facts))
     return 0
 
 

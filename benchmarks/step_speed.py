@@ -247,7 +247,7 @@ def main() -> int:
             table.append(row)
             what = f"{row['projection']} d = {row['d']}" if "d" in row else "native"
             print(f"{name} {row['way']} {what}: {_ratio(row)}", flush=True)
-    write(options, "step_speed", page(table, about), {"about": about, "rows": table})
+            write(options, "step_speed", page(table, about), {"about": about, "rows": table})
     missed = [row for row in table if row.get("met") is False]
     for row in missed:
         print(f"missed: {row['task']} {row['projection']} d = {row['d']}: {row['ratio']:.3f}")
