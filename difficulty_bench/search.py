@@ -3,7 +3,8 @@
 A study's script: pilots of the learning rate, the baseline, a bracket of each crossing on the log
 scale, then the trials that say most about the crossings, until both are known to the precision
 asked for or are censored. Decisions depend on earlier outcomes and on the task only: not on clocks,
-on the number of workers, or on `max_trials`, which cuts the sequence without changing it.
+on the number of workers, or on `max_trials`, which cuts the sequence without changing it. Trials
+that came from elsewhere choose none of the next ones, but they may end the search (`_step`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from .registry import MOST_TRIALS, Task
 from .results import Outcome, Request
 from .script import Script, Step, replay
 from .stages import Stages
-from .tuning import chosen_lr, pilots
+from .tuning import chosen_lr, pilots, relevant
 
-__all__ = ["chosen_lr", "next_round", "stop_reason", "study_script"]
+__all__ = ["chosen_lr", "lacking", "next_round", "stop_reason", "study_script"]
 
 
 def next_round(
@@ -59,6 +60,27 @@ def stop_reason(
     return step.result
 
 
+def lacking(
+    task: Task,
+    D: int,
+    outcomes: Mapping[Request, Outcome],
+    *,
+    precision: float | None = None,
+    max_trials: int | None = None,
+    grid: Sequence[int] | None = None,
+    seeds: int | None = None,
+) -> str | None:
+    """In one line, why the same call of `next_round` asks for more; None where it does not."""
+    if not _step(task, D, outcomes, precision, max_trials, grid, seeds).missing:
+        return None
+    if grid is not None:
+        return "trials of the grid are missing"
+    held = _held(task, D, outcomes)
+    if held is None:
+        return "pilots of the learning rate are missing"
+    return held.lacks(*_rule(task, precision, seeds)) or "a round or a bracket is not complete"
+
+
 def _step(
     task: Task,
     D: int,
@@ -68,10 +90,34 @@ def _step(
     grid: Sequence[int] | None,
     seeds: int | None,
 ) -> Step[str]:
+    """Where the script stands; also at its end where all that is known settles the crossings.
+
+    The latter is asked only where trials are known that the script did not ask for: a study that
+    was killed in a round then ends as an uninterrupted one, whichever of its trials came first.
+    """
     limit = task.search.max_trials if max_trials is None and grid is None else max_trials
     if limit is not None and limit < 1:
         raise UsageError(f"{task.name}: max_trials = {limit}; it must be at least 1")
-    return replay(study_script(task, D, precision, grid, seeds), outcomes, limit)
+    step = replay(study_script(task, D, precision, grid, seeds), outcomes, limit)
+    held = _held(task, D, outcomes) if grid is None and step.result is None else None
+    if held is None or len(held.outcomes) == step.asked - len(step.missing):
+        return step
+    precision, seeds = _rule(task, precision, seeds)
+    return step if held.lacks(precision, seeds) else Step([], step.asked, held.summary(precision))
+
+
+def _held(task: Task, D: int, outcomes: Mapping[Request, Outcome]) -> Stages | None:
+    """What all trials say, whoever asked for them; None while pilots are missing."""
+    chosen = chosen_lr(task, D, outcomes)
+    return None if chosen is None else Stages.of(task, D, chosen, relevant(task, D, outcomes))
+
+
+def _rule(task: Task, precision: float | None, seeds: int | None) -> tuple[float, int]:
+    search = task.search
+    return (
+        search.precision if precision is None else precision,
+        search.seeds if seeds is None else seeds,
+    )
 
 
 def study_script(
@@ -82,8 +128,7 @@ def study_script(
     seeds: int | None = None,
 ) -> Script[str]:
     """The whole study as a script that returns why it ended; arguments as for `next_round`."""
-    precision = task.search.precision if precision is None else precision
-    seeds = task.search.seeds if seeds is None else seeds
+    precision, seeds = _rule(task, precision, seeds)
     _check(task, D, precision, grid, seeds)
     return _adaptive(task, D, precision, seeds) if grid is None else _grid(task, D, grid, seeds)
 

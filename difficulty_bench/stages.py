@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -45,6 +45,16 @@ class Stages:
         self.asked: Counter[int] = Counter()
         self._known, self._found = -1, list[Target]()
 
+    @classmethod
+    def of(
+        cls, task: Task, D: int, chosen: ChosenLr, outcomes: Mapping[Request, Outcome]
+    ) -> Stages:
+        """As if all of `outcomes`, which are `relevant` ones, had been asked for."""
+        stages = cls(task, D, chosen)
+        stages.outcomes.update(outcomes)
+        stages.asked.update(request.d for request in outcomes if request.role != "pilot")
+        return stages
+
     def run(self, dims: Iterable[int], batch: int | None = None) -> Script[None]:
         """Ask for one more seed at each of `dims`, in rounds of `batch`, else the task's."""
         requests, batch = [self._request(d) for d in dims], batch or self.task.search.batch
@@ -81,14 +91,23 @@ class Stages:
             at_ends |= self._missing_at_end(target)
         if at_ends:
             return sorted(at_ends.elements())
-        unsettled = [t for t in found if not self._settled(t, precision, seeds)]
+        unsettled = [t for t in found if self._lack(t, precision, seeds)]
         return self._informative(unsettled, precision) if unsettled else []
+
+    def lacks(self, precision: float, seeds: int) -> str | None:
+        """What the stopping rule still asks for; None where the study may end."""
+        natives, wanted = self.asked[NATIVE], self.task.baseline_seeds
+        if natives < wanted:
+            return f"baseline has {natives} of {wanted} native trials"
+        pairs = [(name, self._lack(t, precision, seeds)) for name, t in self._named()]
+        return "; ".join(f"{name} {lack}" for name, lack in pairs if lack) or None
 
     def summary(self, precision: float) -> str:
         """Why the study ended."""
-        names = zip(("local", "global"), self._targets(), strict=False)
-        parts = [f"{name} {self._verdict(target, precision)}" for name, target in names]
-        return "; ".join(parts)
+        return "; ".join(f"{name} {self._verdict(t, precision)}" for name, t in self._named())
+
+    def _named(self) -> list[tuple[str, Target]]:
+        return list(zip(("local", "global"), self._targets(), strict=False))
 
     def _verdict(self, target: Target, precision: float) -> str:
         return target.crossing.censored or f"within a factor {precision:g}"
@@ -137,11 +156,22 @@ class Stages:
             return Counter({search.d_max: max(0, wanted - self.asked[search.d_max])})
         return Counter()
 
-    def _settled(self, target: Target, precision: float, seeds: int) -> bool:
-        crossing = target.crossing
+    def _lack(self, target: Target, precision: float, seeds: int) -> str | None:
+        """Why a crossing is not settled; None where it is."""
+        crossing, missing = target.crossing, self._missing_at_end(target)
+        for d, n in missing.items():
+            if n:
+                return f"needs {n} more at d = {d}"
         if crossing.censored in (ABOVE, BELOW):
-            return True
-        return max(crossing.factors()) <= precision and self._near(crossing) >= seeds
+            return None
+        factor, near = max(crossing.factors()), self._near(crossing)
+        if factor == np.inf:
+            return "has an open interval"
+        if factor > precision:
+            return f"within a factor {factor:.4g}, wanted {precision:g}"
+        if near < seeds:
+            return f"has {near} of {seeds} trials within a factor {NEAR:g}"
+        return None
 
     def _near(self, crossing: Crossing) -> int:
         centre = crossing.d_int90 or 0

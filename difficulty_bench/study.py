@@ -18,7 +18,7 @@ from .outputs import stdout_to_stderr
 from .problem import Problem, SupervisedProblem, count_parameters
 from .registry import Task
 from .results import Outcome, Request, TrialResult
-from .search import next_round, stop_reason
+from .search import lacking, next_round, stop_reason
 from .store import Store
 from .trial import Runtime, Trial, build_network, study_identity
 
@@ -47,6 +47,10 @@ class Plan:
     def stop_reason(self, prepared: Prepared, outcomes: Mapping[Request, Outcome]) -> str | None:
         """`search.stop_reason` for this plan."""
         return stop_reason(prepared.task, prepared.D, outcomes, **vars(self))
+
+    def lacking(self, prepared: Prepared, outcomes: Mapping[Request, Outcome]) -> str | None:
+        """`search.lacking` for this plan."""
+        return lacking(prepared.task, prepared.D, outcomes, **vars(self))
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from difficulty_bench.crossing import ABOVE, BELOW
+from difficulty_bench.estimate import estimate
 from difficulty_bench.exchange import read
 from difficulty_bench.report import row_text, rows
 from difficulty_bench.report.text import count
+from difficulty_bench.search import next_round
 
 from .test_study import ROOT, bench
 
@@ -58,6 +61,22 @@ def test_the_readme_shows_a_row_as_it_is_printed(measured: list[dict[str, Any]])
     (shown,) = [text.strip() for _, text in BLOCKS if text.startswith("mnist-lenet")]
     printed = [row_text(row) for row in measured]
     assert shown in [text for text in printed if text.splitlines()[0] == shown.splitlines()[0]]
+
+
+def test_a_published_number_asks_for_no_more_trials() -> None:
+    """Whatever the search was when its trials were asked for."""
+    with read(ROOT / "reports" / "results.jsonl") as source:
+        for reading in source.studies():
+            task, outcomes = reading.task, source.outcomes(reading.study)
+            found = estimate(task, reading.D, outcomes)
+            crossings = [c for c in (found.local, found.global_) if c is not None]
+            enough = found.baseline_n >= task.baseline_seeds and all(
+                crossing.censored in (ABOVE, BELOW)
+                or max(crossing.factors()) <= task.search.precision
+                for crossing in crossings
+            )
+            if enough:
+                assert not next_round(task, reading.D, outcomes), (task.name, reading.settings)
 
 
 def test_every_interval_of_the_readme_is_a_measured_one(measured: list[dict[str, Any]]) -> None:

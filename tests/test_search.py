@@ -27,7 +27,7 @@ from difficulty_bench.design import (
 from difficulty_bench.errors import StudyError, UsageError
 from difficulty_bench.estimate import Target, estimate
 from difficulty_bench.results import Outcome, Request
-from difficulty_bench.search import chosen_lr, next_round, stop_reason
+from difficulty_bench.search import chosen_lr, lacking, next_round, stop_reason
 from difficulty_bench.stages import Stages, tidy
 from difficulty_bench.tuning import ChosenLr
 
@@ -108,6 +108,23 @@ class TestReplay:
             stored |= {request: learn(request) for request in requests}
         assert set(stored) - set(extra) == set(play_study(TASK, learn))
 
+    def test_trials_from_elsewhere_that_satisfy_the_rule_end_the_search(self):
+        """Those of a grid, or of an earlier version of the search: a published number stays."""
+        learn = learner(power_law(300), 0.003)
+        stored = play_study(TASK, learn, grid=[100, 250, 290, 350, 1000], seeds=5)
+        stored |= play_study(TASK, learn, grid=[110, 130, 150, 170], seeds=5)
+        asked = {r: learn(r) for r in next_round(TASK, D, {})}
+        assert not set(asked) - set(stored)  # the search asked for its baseline only
+        found = estimate(TASK, D, stored)
+        assert max(*found.local.factors(), *found.global_.factors()) < TASK.search.precision
+        assert next_round(TASK, D, stored) == []
+        ended = "local within a factor 1.25; global within a factor 1.25"
+        assert stop_reason(TASK, D, stored) == ended
+        assert lacking(TASK, D, stored) is None
+        assert next_round(TASK, D, stored, grid=[20], seeds=1) == [
+            Request("trial", 20, 0, float(f"{(D / 20) ** 0.5:.6g}"))
+        ]
+
     def test_the_first_round_depends_on_nothing_and_rounds_have_the_batch_size(self):
         first = next_round(TASK, D, {})
         assert [r.role for r in first] == ["baseline"] * 4
@@ -146,6 +163,28 @@ class TestStopping:
             assert len(near) >= task.search.seeds
         assert len(outcomes) < 100
         assert "within a factor" in stop_reason(task, D, outcomes)
+
+    def test_it_is_said_what_is_lacking(self):
+        learn = learner(power_law(300))
+        assert lacking(TUNED, D, {}) == "pilots of the learning rate are missing"
+        assert lacking(TASK, D, {}) == "baseline has 0 of 5 native trials"
+        assert lacking(TASK, D, {}, grid=[300]) == "trials of the grid are missing"
+        natives = {r: learn(r) for r in [Request("baseline", 0, seed) for seed in range(5)]}
+        assert (
+            lacking(TASK, D, natives) == "local has an open interval; global has an open interval"
+        )
+        stored = play_study(TASK, learn)
+        found = estimate(TASK, D, stored)
+        factors = [max(c.factors()) for c in (found.local, found.global_)]
+        wide = [f"within a factor {factor:.4g}, wanted 1.01" for factor in factors]
+        said = lacking(TASK, D, stored, precision=1.01)
+        assert said == f"local {wide[0]}; global {wide[1]}"
+        assert "trials within a factor 1.3" in str(lacking(TASK, D, stored, seeds=50))
+        assert lacking(TASK, D, stored) is None
+        never = made_up_task(threshold_global=None)
+        stored = play_study(never, learner(lambda d: 0.5))
+        less = {r: o for r, o in stored.items() if (r.d, r.seed) != (40_000, 2)}
+        assert lacking(never, D, less) == "local needs 1 more at d = 40000"
 
     def test_a_grid_is_all_of_it(self):
         """Its size was said; `max_trials` of the task bounds what a search may find it needs."""

@@ -315,7 +315,8 @@ def test_missing_data_is_refused_with_the_mend(
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     finished = bench("run", "--tasks", str(TINY), "--task", "tiny", "--dry-run", cwd=tmp_path)
     assert finished.returncode == 0
-    assert "0 trials in bench.sqlite; next: baseline native seed 0" in finished.stdout
+    said = "0 trials in bench.sqlite; not done: baseline has 0 of 3 native trials; next: baseline"
+    assert f"{said} native seed 0" in finished.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -332,6 +333,9 @@ def test_dry_run_goes_on_from_what_the_store_holds(
     assert "; next: trial d=2 seed 1\n" in said
     assert main([*begun, "1", "--dry-run"]) == 0
     assert "; done: every d of the grid has 1 seeds" in capsys.readouterr().out
+    other_rule = ["--set", "lr_rule=paper", "--dry-run"]
+    assert main([*begun, "1", *other_rule]) == 0
+    assert "; 3 trials in" in capsys.readouterr().out  # as the report counts: without the other's
     (tmp_path / "notes").write_text("these are my notes, not a data base\n" * 50)
     begun[begun.index(str(store))] = str(tmp_path / "notes")
     assert main([*begun, "1", "--dry-run"]) == 3

@@ -28,6 +28,7 @@ from ..store import Store
 from ..study import Plan, Prepared, choose_device, prepare, run_study
 from ..tracking import Tracker
 from ..trial import Runtime, study_identity
+from ..tuning import relevant
 
 DEFAULT_AGENT = "ppo"  # for --env
 
@@ -52,9 +53,12 @@ def _dry_run(path: Path, prepared: Sequence[Prepared], plan: Plan) -> int:
     with Store(path, read_only=True) as store:
         for one in prepared:
             outcomes = store.outcomes(study_identity(one.task))
-            next_ones = enumerated([describe(r) for r in plan.next_round(one, outcomes)])
-            what = f"next: {next_ones}" if next_ones else f"done: {plan.stop_reason(one, outcomes)}"
-            print(f"{one.task.name}: D = {one.D}; {len(outcomes)} trials in {path}; {what}")
+            known = len(relevant(one.task, one.D, outcomes))  # a store keeps every lr rule's
+            what = f"done: {plan.stop_reason(one, outcomes)}"
+            if why := plan.lacking(one, outcomes):
+                next_ones = enumerated([describe(r) for r in plan.next_round(one, outcomes)])
+                what = f"not done: {why}; next: {next_ones}"
+            print(f"{one.task.name}: D = {one.D}; {known} trials in {path}; {what}")
     return 0
 
 
@@ -123,6 +127,9 @@ def _measure(
                     listener = _Listener(progress, tracker)
                     try:
                         store.add_study(one.task, one.D, settings, one.metric)
+                        known = store.outcomes(study_identity(one.task))
+                        if known and (why := plan.lacking(one, known)):
+                            progress.note(f"{one.task.name}: not done: {why}")
                         reason = run_study(one, store, engine, runtime, plan, listener)
                     except (StudyError, UsageError) as error:  # of this task; the next may be sound
                         store.forget_empty(study_identity(one.task))
