@@ -473,6 +473,20 @@ def test_tables_lead_with_the_task_as_registered(gallery: Store) -> None:
     assert not [row for row in lead if row["settings"]]
 
 
+def test_tables_lead_with_the_rule_that_the_registry_has_now() -> None:
+    tuning = {"grid": [1, 4, 16], "d": [4, 8], "seeds": 2}
+    overrides = ("lr_rule=tuned", "tuning={grid: [1, 4, 16], d: [4, 8], seeds: 2}")
+    tuned = {"lr_rule": "tuned", "tuning": tuning}
+    old = made("net", 1000, lr_rule="matched")
+    new = made("net", 1000, *overrides, **tuned)
+    deep = made("net", 3000, *overrides, "network.depth=9", **tuned)
+    now = recorded.reading("net", **tuned).task
+    assert leading([deep, old, new], [now]) == [new]
+    assert leading([deep, old, new], [recorded.reading("net", lr_rule="matched").task]) == [old]
+    assert leading([deep, old, new], [recorded.reading("net", version=2, **tuned).task]) == [old]
+    assert comparisons([deep, old, new], [now])[0].rows == (new, old)
+
+
 def made(task: str, D: int, *settings: str, **fields: Any) -> dict[str, Any]:
     of = recorded.reading(task, D=D, settings=settings, **fields)
     return row(study_reports(recorded.fill(Store.in_memory(), of, []))[0])

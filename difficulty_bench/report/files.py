@@ -66,7 +66,8 @@ def write_report(
 ) -> list[Path]:
     """Write `difficulty.FORMAT` into `out`, and `plots/` beside a page that shows them.
 
-    The page names those of the `registered` tasks that have no row. Return the paths written.
+    The tables lead with what trains as `registered` says, and the page names those tasks of it that
+    have no row. Return the paths written.
     Raise UsageError for an unknown format, ResourceError where `out` cannot be written.
     """
     for name in formats:
@@ -75,7 +76,9 @@ def write_report(
     reports = study_reports(source)
     rows = [_with_clips(row(report), out) for report in reports]
     files: dict[str, bytes] = {}
-    figures = _draw(reports, rows, files) if WITH_PLOTS.intersection(formats) else Figures()
+    figures = Figures()
+    if WITH_PLOTS.intersection(formats):
+        figures = _draw(reports, rows, registered, files)
     for name in dict.fromkeys(formats):
         files[f"difficulty.{name}"] = PAGES[name](rows, figures, registered).encode()
     return [write_file(out / name, content) for name, content in files.items()]
@@ -96,7 +99,12 @@ def clip_path(out: Path, anchor: str, d: int) -> Path:
     return out / "clips" / f"{anchor}-d{d}.gif"
 
 
-def _draw(reports: Sequence[StudyReport], rows: Sequence[Row], files: dict[str, bytes]) -> Figures:
+def _draw(
+    reports: Sequence[StudyReport],
+    rows: Sequence[Row],
+    registered: Sequence[Task],
+    files: dict[str, bytes],
+) -> Figures:
     """Add every figure to `files`."""
     from .overview import bits_figure, overview_figure
     from .plot import study_figure
@@ -113,11 +121,12 @@ def _draw(reports: Sequence[StudyReport], rows: Sequence[Row], files: dict[str, 
     for index, (report, values) in enumerate(zip(reports, rows, strict=True)):
         if path := add(anchor(values), study_figure(report, values)):
             figures.plots[index] = path
-    for comparison in comparisons(rows):
+    for comparison in comparisons(rows, registered):
         if path := add(comparison.slug, comparison.figure()):
             figures.comparisons[comparison.slug] = path
-    figures.overview = add("overview", overview_figure(leading(rows)))
-    figures.bits = add("bits", bits_figure(leading(rows)))
+    led = leading(rows, registered)
+    figures.overview = add("overview", overview_figure(led))
+    figures.bits = add("bits", bits_figure(led))
     return figures
 
 

@@ -58,7 +58,7 @@ MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 
 
 def latex(rows: Sequence[Row], figures: Figures, registered: Sequence[Task] = ()) -> str:
-    led = leading(rows)
+    led = leading(rows, registered)
     return HEAD + "".join(
         _table(p, [row for row in led if row["paradigm"] == p]) for p in PARADIGMS
     )

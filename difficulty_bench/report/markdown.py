@@ -40,9 +40,9 @@ def markdown(rows: Sequence[Row], figures: Figures, registered: Sequence[Task] =
         parts.append(OVERVIEW.format(path=overview))
     if figures.bits is not None:
         parts.append(BITS.format(path=figures.bits))
-    parts += [_paradigm(paradigm, leading(rows)) for paradigm in PARADIGMS]
+    parts += [_paradigm(paradigm, leading(rows, registered)) for paradigm in PARADIGMS]
     parts.append(_unmeasured(registered, {row["task"] for row in rows}))
-    if compared := comparisons(rows):
+    if compared := comparisons(rows, registered):
         parts.append(COMPARISONS)
         parts += [_comparison(c, figures.comparisons.get(c.slug)) for c in compared]
     if not rows:

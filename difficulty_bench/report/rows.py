@@ -53,6 +53,7 @@ def _task(report: StudyReport) -> dict[str, Any]:
         "problem": call(definition["problem"]),
         "timeout_s": task.timeout_s,
         "early_stop": definition.get("early_stop"),
+        "tuning": task.tuning.model_dump(mode="json") if task.tuning else None,
         "search": task.search.model_dump(mode="json"),
         "notes": task.notes,
         "study": report.reading.study,

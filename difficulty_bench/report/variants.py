@@ -1,7 +1,7 @@
 """Which rows the tables lead with, and which stand beside them for comparison.
 
-The main tables hold one row a task: the task as the registry defines it. A row with overrides (a
-projection, a learning-rate rule, another network) belongs beside that one, in a comparison.
+The main tables hold one row a task: the task as the registry defines it now. A row of another
+projection, learning-rate rule or network belongs beside that one, in a comparison.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..registry import Task
 from .text import Row, has_number, variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+PARTS = ("problem", "network", "agent", "early_stop", "timeout_s")  # overridden: another training
 LABEL_WIDTH = 24  # characters; longer ones would leave the axis no room
 
 
@@ -42,22 +44,41 @@ class Comparison:
         return forest_figure(shown, [_label(name) for _, name in pairs], sizes=sizes)
 
 
-def leading(rows: Sequence[Row]) -> list[Row]:
-    """One row for every task and version: the one without overrides, or the first there is."""
+def leading(rows: Sequence[Row], registered: Sequence[Task] = ()) -> list[Row]:
+    """One row for every task and version: the one that trains as `registered` says now, else one
+    without overrides, else the first there is.
+    """
+    tasks = {(task.name, task.version): task for task in registered}
+
+    def rank(row: Row) -> tuple[bool, bool]:
+        task = tasks.get((row["task"], row["version"]))
+        return not (task and _trains_as(row, task)), bool(row["settings"])
+
     first: dict[tuple[str, int], Row] = {}
-    for row in sorted(rows, key=lambda row: bool(row["settings"])):  # stable
+    for row in sorted(rows, key=rank):  # stable
         first.setdefault((row["task"], row["version"]), row)
     kept = {id(row) for row in first.values()}
     return [row for row in rows if id(row) in kept]
 
 
-def comparisons(rows: Sequence[Row]) -> list[Comparison]:
+def _trains_as(row: Row, task: Task) -> bool:
+    """Whether the registry and the row agree on what may change without a new version.
+
+    Whether an override gave the row its rule says nothing: the registry's may have changed since.
+    """
+    keys = {"projection", "lr_rule"} | ({"tuning"} if task.lr_rule == "tuned" else set())
+    changed = {setting.partition("=")[0].partition(".")[0] for setting in row["settings"]}
+    registered = task.model_dump(mode="json", include=keys)
+    return changed.isdisjoint(PARTS) and registered == {key: row[key] for key in keys}
+
+
+def comparisons(rows: Sequence[Row], registered: Sequence[Task] = ()) -> list[Comparison]:
     """What one task gives otherwise trained, and with another network or problem; and what one
     problem gives with other learners, each in its task's newest version.
     """
     found = []
     for name, group in _groups(rows, lambda row: f"{row['task']} v{row['version']}"):
-        first = leading(group)[0]
+        first = leading(group, registered)[0]
         others = [row for row in group if row is not first]
         for kind, slug, title in (
             (False, "training", "other projections, rates and budgets"),
@@ -65,7 +86,8 @@ def comparisons(rows: Sequence[Row]) -> list[Comparison]:
         ):
             if own := [row for row in others if _is_another_task(row) == kind]:
                 found.append(_of_task(f"{name}: {title}", f"{name}-{slug}", [first, *own]))
-    environments = [row for row in leading(rows) if row["paradigm"] == "reinforcement"]
+    led = leading(rows, registered)
+    environments = [row for row in led if row["paradigm"] == "reinforcement"]
     newest = {row["task"]: row for row in sorted(environments, key=lambda row: row["version"])}
     environments = [row for row in environments if row is newest[row["task"]]]
     problems = _groups(environments, lambda row: str(row["problem"]))
