@@ -91,7 +91,7 @@ def locate(solvable: Solvable, tested: Dims, d_min: int, d_max: int) -> Location
         return Location(None, (low or last + 1) if start else None, high, state)
     if middle == first:
         return Location(None, None, high, BELOW if first <= d_min else UNFINISHED)
-    low = low if start or first <= d_min else None
+    low = low if start or first == 1 else None  # below the first d it may lie as well, but for 1
     if low is None and high is None:  # a guess, without an interval, is no number
         return Location(None, None, None, UNFINISHED)
     return Location(middle, low, high, None)

@@ -110,7 +110,10 @@ class Stages:
         return list(zip(("local", "global"), self._targets(), strict=False))
 
     def _verdict(self, target: Target, precision: float) -> str:
-        return target.crossing.censored or f"within a factor {precision:g}"
+        crossing = target.crossing
+        if crossing.censored is None and crossing.ci_low is None:
+            return f"within a factor {precision:g}, open below d_min = {self.task.search.d_min}"
+        return crossing.censored or f"within a factor {precision:g}"
 
     def _targets(self) -> list[Target]:
         if len(self.outcomes) != self._known:
@@ -164,7 +167,7 @@ class Stages:
                 return f"needs {n} more at d = {d}"
         if crossing.censored in (ABOVE, BELOW):
             return None
-        factor, near = max(crossing.factors()), self._near(crossing)
+        factor, near = self._factor(crossing), self._near(crossing)
         if factor == np.inf:
             return "has an open interval"
         if factor > precision:
@@ -172,6 +175,14 @@ class Stages:
         if near < seeds:
             return f"has {near} of {seeds} trials within a factor {NEAR:g}"
         return None
+
+    def _factor(self, crossing: Crossing) -> float:
+        """The larger of `factors`; d_min ends an interval that is open below it."""
+        low, high = crossing.factors()
+        d_min, tested = self.task.search.d_min, [d for d in self.asked if d]
+        if crossing.d_int90 is not None and low == np.inf and min(tested) <= d_min:
+            low = crossing.d_int90 / d_min
+        return max(low, high)
 
     def _near(self, crossing: Crossing) -> int:
         centre = crossing.d_int90 or 0
@@ -191,7 +202,7 @@ class Stages:
         search, tested = self.task.search, [d for d in self.asked if d]
         low = (crossing.ci_low or min(tested) / 4) / REACH
         high = (crossing.ci_high or max(tested) * 4) * REACH
-        if crossing.d_int90 is not None and max(crossing.factors()) <= precision:
+        if crossing.d_int90 is not None and self._factor(crossing) <= precision:
             low, high = crossing.d_int90 / NEAR, crossing.d_int90 * NEAR
         first, last = max(search.d_min, int(np.ceil(low))), min(search.d_max, int(high))
         ratio = max(LATTICE, (last / first) ** (1 / MOST)) if last - first > MOST else 1.0

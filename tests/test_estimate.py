@@ -596,6 +596,20 @@ def test_locate_reads_normal_quantiles_exactly():
     assert found.ci_high == pytest.approx(500 * math.exp(half), abs=1.5)
 
 
+@pytest.mark.parametrize(("d_min", "low"), [(450, None), (1, 1)])
+def test_an_interval_is_open_below_the_least_d_where_that_may_be_solved(d_min, low):
+    """0.02 < G(d_min) < 1/2: the crossing may lie below, but never below 1."""
+
+    def solvable(d):
+        return stats.norm.cdf((np.log(d) - np.log(1.1 * d_min)) / 0.1)
+
+    found = locate(solvable, np.array([d_min, 40_000]), d_min, 40_000)
+    assert found.d_int90 == pytest.approx(1.1 * d_min, abs=1)
+    assert found.ci_low == low
+    assert found.ci_high is not None
+    assert found.censored is None
+
+
 @pytest.mark.parametrize("dip", [0.01, 0.5])
 def test_a_sure_dip_beyond_a_sure_crossing_widens_the_interval_over_it(dip):
     """Surely solved from 110 on; a dip at 500 counts where it is as sure."""

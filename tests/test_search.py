@@ -164,6 +164,17 @@ class TestStopping:
         assert len(outcomes) < 100
         assert "within a factor" in stop_reason(task, D, outcomes)
 
+    def test_an_interval_that_is_open_below_the_range_is_not_searched_for_ever(self):
+        """The crossing is at d_min or just below: no seed of d_min says how far."""
+        task = made_up_task(threshold_global=None, search={"d_min": 300, "seeds": 3})
+        learn = learner(power_law(305), 0.003, seed=1)
+        outcomes = play_study(task, learn)
+        found = estimate(task, D, outcomes).local
+        assert (found.censored, found.ci_low) == (None, None)
+        assert len(outcomes) < 60
+        ended = "local within a factor 1.25, open below d_min = 300"
+        assert stop_reason(task, D, outcomes) == ended
+
     def test_it_is_said_what_is_lacking(self):
         learn = learner(power_law(300))
         assert lacking(TUNED, D, {}) == "pilots of the learning rate are missing"
