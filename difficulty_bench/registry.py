@@ -79,12 +79,22 @@ class EarlyStop(Entry):
     times: PositiveInt = 2
 
 
+class Recorded(Entry):
+    """What the curve behind a published value gives: the smallest recorded d whose mean score is
+    above 0.9 of that curve's own baseline (`local`), and above the task's constant (`global`).
+    """
+
+    local: PositiveInt | None = None
+    global_: Annotated[PositiveInt | None, Field(alias="global")] = None
+
+
 class Reference(Entry):
-    """A published d_int90, for comparison only."""
+    """A published d_int90, for comparison only; `recorded` where its curve gives another one."""
 
     source: str
     local: PositiveInt | None = None
     global_: Annotated[PositiveInt | None, Field(alias="global")] = None
+    recorded: Recorded | None = None
 
 
 class Task(Entry):

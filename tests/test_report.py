@@ -24,7 +24,7 @@ from difficulty_bench.crossing import UNFINISHED, Crossing
 from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.exchange import export, read
 from difficulty_bench.records import trial_identity
-from difficulty_bench.registry import Registry
+from difficulty_bench.registry import Registry, Task
 from difficulty_bench.report import FIELDS, d_int90_text, row_text, rows, write_report
 from difficulty_bench.report.latex import escape as latex_escape
 from difficulty_bench.report.latex import latex
@@ -322,6 +322,30 @@ def test_a_published_value_is_not_held_against_another_problem() -> None:
     fields["settings"] = ("problem.constraints=7",)
     (found,) = rows(recorded.fill(Store.in_memory(), recorded.reading(**fields), []))
     assert found["reference_d_int90"] is found["reference_source"] is None
+
+
+def test_what_was_published_is_what_the_registry_says_now(gallery: Store, tmp_path: Path) -> None:
+    """Beside what its recorded curve gives; the trials' own record may be older."""
+    known = next(reading.task for reading in gallery.studies() if reading.task.name == "known")
+    reference = {"source": "someone 2018", "global": 310, "recorded": {"local": 150, "global": 290}}
+    now = Task.model_validate({**known.model_dump(by_alias=True), "reference": reference})
+    write_report(gallery, tmp_path, ["md", "csv"], [now])
+    page = (tmp_path / "difficulty.md").read_text()
+    found = next(
+        r for r in study_reports(gallery, registered=[now]) if r.reading.task.name == "known"
+    )
+    values = row(found)
+    assert (values["reference_local"], values["reference_global"]) == (None, 310)
+    inside = {True: "inside", False: "outside"}
+    verdicts = [
+        inside[values[f"ci_low{s}"] <= value <= values[f"ci_high{s}"]]
+        for s, value in (("_global", 310), ("", 150), ("_global", 290))
+    ]
+    shown = "310 global ({}); recorded 150 local ({}), 290 global ({})".format(*verdicts)
+    assert f"| {shown} |" in page
+    assert "150 local (outside), 290 global" not in page.replace(shown, "")
+    older = next(r for r in study_reports(gallery) if r.reading.task.name == "known")
+    assert row(older)["reference_local"] == 150
 
 
 def test_the_median_counts_a_failure_as_lowest() -> None:

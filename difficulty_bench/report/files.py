@@ -32,7 +32,9 @@ CSV_FIELDS = (
     *("settings", "metric", "width", "largest_failed_d", "smallest_solved_d"),
     *("width_global", "largest_failed_d_global", "smallest_solved_d_global"),
     *("reference_threshold", "reference_local", "reference_global"),
-    *("reference_inside", "reference_inside_global", "error", "study"),
+    *("reference_inside", "reference_inside_global"),
+    *("reference_recorded_local", "reference_recorded_global"),
+    *("reference_recorded_inside", "reference_recorded_inside_global", "error", "study"),
 )
 Page = Callable[[Sequence[Row], Figures, Sequence[Task]], str]
 
@@ -66,14 +68,14 @@ def write_report(
 ) -> list[Path]:
     """Write `difficulty.FORMAT` into `out`, and `plots/` beside a page that shows them.
 
-    The tables lead with what trains as `registered` says, and the page names those tasks of it that
-    have no row. Return the paths written.
+    The tables lead with what trains as `registered` says, beside what it says was published, and
+    the page names those tasks of it that have no row. Return the paths written.
     Raise UsageError for an unknown format, ResourceError where `out` cannot be written.
     """
     for name in formats:
         if name not in PAGES:
             raise UsageError(f"no report format '{name}'{did_you_mean(name, PAGES)}")
-    reports = study_reports(source)
+    reports = study_reports(source, registered=registered)
     rows = [_with_clips(row(report), out) for report in reports]
     files: dict[str, bytes] = {}
     figures = Figures()

@@ -44,7 +44,9 @@ READING = """\
 - **Paper rule**: the smallest tested d whose mean score is above the threshold, as in Li et al.
   (2018); it depends on the grid of d and has no interval. For comparison only.
 - **Published**: a value from the literature, and whether it lies inside our interval for the same
-  threshold.
+  threshold. *Recorded*, where that is another: what the curve behind it gives, the smallest
+  recorded d whose mean score is above 90% of that curve's own baseline (local) or our constant
+  (global).
 - **Learner**: agent, projection, learning-rate rule (`paper`: the task's own rate; `matched`: times
   sqrt(D/d), with D of the policy alone; `tuned`: a multiplier on that, chosen on validation data at
   pilot values of d or, where the row says so, declared), overrides.

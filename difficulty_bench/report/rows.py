@@ -8,6 +8,7 @@ from typing import Any
 
 from ..crossing import UNFINISHED, Crossing
 from ..estimate import Estimate
+from ..registry import Recorded
 from ..sizes import smallest
 from ..store import Store
 from .study import StudyReport, study_reports
@@ -164,8 +165,9 @@ def _point(report: StudyReport, index: int) -> dict[str, Any]:
 
 
 def _reference(report: StudyReport) -> dict[str, Any]:
-    """The published value, that of the local threshold where there are two."""
+    """The published value, that of the local threshold where there are two, and the recorded."""
     reference, found = report.reference, report.estimate
+    recorded = reference.recorded if reference else None
     local = reference.local if reference else None
     global_ = reference.global_ if reference else None
     either = "local" if local is not None else "global" if global_ is not None else None
@@ -177,6 +179,17 @@ def _reference(report: StudyReport) -> dict[str, Any]:
         "reference_inside": inside(local, found.local if found else None),
         "reference_inside_global": inside(global_, found.global_ if found else None),
         "reference_source": reference.source if reference else None,
+        **_recorded(recorded, found),
+    }
+
+
+def _recorded(recorded: Recorded | None, found: Estimate | None) -> dict[str, Any]:
+    local, global_ = (recorded.local, recorded.global_) if recorded else (None, None)
+    return {
+        "reference_recorded_local": local,
+        "reference_recorded_global": global_,
+        "reference_recorded_inside": inside(local, found.local if found else None),
+        "reference_recorded_inside_global": inside(global_, found.global_ if found else None),
     }
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean, median, stdev
 
 from ..errors import StudyError, UsageError
 from ..estimate import Estimate, estimate
 from ..records import Reading
-from ..registry import Reference
+from ..registry import Reference, Task
 from ..results import Request, Scores, TrialResult
 from ..sizes import sizes, unscored
 from ..store import Store
@@ -89,12 +89,26 @@ class Point:
         return None if middle == float("-inf") else middle
 
 
-def study_reports(source: Store, studies: Iterable[str] | None = None) -> list[StudyReport]:
-    """All readings in the source (of `studies` only, where given), in the order of the tables."""
+def study_reports(
+    source: Store, studies: Iterable[str] | None = None, registered: Sequence[Task] = ()
+) -> list[StudyReport]:
+    """All readings in the source (of `studies` only, where given), in the order of the tables.
+
+    What was published of the `registered` tasks is what they say now: no trial rests on it.
+    """
     wanted = None if studies is None else set(studies)
     readings = [r for r in source.studies() if wanted is None or r.study in wanted]
+    readings = [_with_reference(r, registered) for r in readings]
     readings.sort(key=_order)
     return [study_report(r, source.results(r.study), source.quantised(r.study)) for r in readings]
+
+
+def _with_reference(reading: Reading, registered: Sequence[Task]) -> Reading:
+    own = reading.task
+    for task in registered:
+        if (task.name, task.version) == (own.name, own.version):
+            return replace(reading, task=own.model_copy(update={"reference": task.reference}))
+    return reading
 
 
 def _order(reading: Reading) -> tuple[object, ...]:

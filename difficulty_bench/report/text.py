@@ -113,14 +113,18 @@ def paper_rule(row: Row) -> str:
 
 
 def published(row: Row) -> str:
-    """`275 local (inside), 290 global (outside)`."""
+    """`275 local (inside), 290 global (outside)`, and behind it what a recorded curve gives."""
+    recorded = _judged(row, "reference_recorded")
+    return (_judged(row, "reference") or NONE) + (f"; recorded {recorded}" if recorded else "")
+
+
+def _judged(row: Row, of: str) -> str:
     verdict = {True: " (inside)", False: " (outside)", None: ""}
-    parts = [
-        f"{count(value)} {kind}{verdict[row[f'reference_inside{suffix}']]}"
+    return ", ".join(
+        f"{count(value)} {kind}{verdict[row[f'{of}_inside{suffix}']]}"
         for kind, suffix in (("local", ""), ("global", "_global"))
-        if (value := row[f"reference_{kind}"]) is not None
-    ]
-    return ", ".join(parts) or NONE
+        if (value := row[f"{of}_{kind}"]) is not None
+    )
 
 
 def reference(of: Reference | None) -> str:
