@@ -584,6 +584,15 @@ class TestPsychometric:
         assert (np.diff(above) >= 0).all()
         assert above[3] == pytest.approx(0.5, abs=0.2)
 
+    def test_the_width_is_the_priors_while_the_trials_say_nothing_of_it(self):
+        """docs/estimate.md: 1.23; where seeds of one d disagree they say how wide the rise is."""
+        silent = psychometric.fit((1, 1000), (0, 1), (1, 1), 1, 1000)
+        told = psychometric.fit((1, 10, 100, 1000), (0, 2, 6, 8), (8, 8, 8, 8), 1, 1000)
+        prior = math.exp(math.sqrt(0.004 * 1.0) * 2 * math.log(0.84 / 0.16))
+        assert prior == pytest.approx(1.23, abs=0.005)
+        assert silent.width() == pytest.approx(prior, rel=0.01)
+        assert told.width() > 2 * prior
+
     def test_a_lapse_at_large_d_does_not_push_the_crossing_there(self):
         few = psychometric.fit((10, 30, 90, 900), (0, 8, 8, 7), (8, 8, 8, 8), 1, 1000)
         assert few.above(np.log(np.array([60.0])))[0] > 0.95
