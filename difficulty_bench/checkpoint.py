@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import re
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,7 +18,9 @@ from .records import trial_identity
 from .results import Request
 from .whole_file import whole_file
 
+IDENTITY = re.compile("[0-9a-f]{64}")
 Curve = list[tuple[int, str, float]]
+DELETE = "delete it, and the trial starts again"  # the mend of a checkpoint that is of no use
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,12 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
-    """Raise ValueError for what is no checkpoint. `mapped` leaves the tensors on the disk."""
+    """Raise ValueError for what is no checkpoint, or not as it was written.
+
+    `mapped` leaves the tensors on the disk.
+    """
     try:
+        _check_bytes(path)
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         request, state = saved.get("request"), saved["state"]
         if not (state is None or isinstance(state, dict)):
@@ -87,18 +96,37 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
         )
     except OSError:
         raise
+    except UnpicklingError:  # torch's words advise to let the file run code
+        raise ValueError("not a checkpoint: more than tensors and plain containers") from None
     except Exception as error:  # torch.load has one for every byte that may be wrong
         why = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"not a checkpoint: {why}") from None
 
 
-def checkpoints(folder: Path) -> Iterator[tuple[Path, Checkpoint]]:
-    """Those that lie in `folder`, their tensors left on the disk."""
+def _check_bytes(path: Path) -> None:
+    """Raise BadZipFile where one has changed since it was written: torch would not notice."""
+    content = io.BytesIO(path.read_bytes())  # on a file, a place that cannot be is an OSError
+    with zipfile.ZipFile(content) as archive:
+        if (part := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"{part} is corrupt (its CRC is wrong)")
+
+
+def checkpoints(
+    folder: Path, warn: Callable[[str], object] = lambda line: None
+) -> Iterator[tuple[Path, Checkpoint]]:
+    """Those that lie in `folder`, their tensors left on the disk.
+
+    `warn` hears in a line of each that bears a trial's name and is none, or a corrupt one.
+    """
     for path in sorted(folder.glob("*.pt")):
         try:
             checkpoint = read_checkpoint(path, mapped=True)
-        except (ValueError, OSError):
-            continue  # not ours, or its trial has just ended
+        except OSError:
+            continue  # its trial has just ended
+        except ValueError as error:
+            if IDENTITY.fullmatch(path.stem):
+                warn(f"{path}: {error}; {DELETE}")
+            continue
         if path.stem == checkpoint.identity:
             yield path, checkpoint
 

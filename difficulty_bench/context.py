@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import Checkpoint, checkpoint_path, read_checkpoint
+from .checkpoint import DELETE, Checkpoint, checkpoint_path, read_checkpoint
 from .coordinates import Coordinates
 from .errors import ResourceError, UsageError, described, did_you_mean
 from .problem import Split
@@ -238,8 +238,7 @@ class TrialContext:
         try:
             saved = read_checkpoint(self._checkpoint)
         except ValueError as error:
-            mend = "delete it, and the trial starts again"
-            raise ResourceError(f"{self._checkpoint}: {error}; {mend}") from None
+            raise ResourceError(f"{self._checkpoint}: {error}; {DELETE}") from None
         if saved.state is not None:
             self.steps, self._earlier_s, self.curve = saved.steps, saved.elapsed_s, saved.curve
             self._restoring = True
@@ -253,8 +252,7 @@ class TrialContext:
         """
         if self._restoring:
             raise ResourceError(
-                f"{self._checkpoint}: cannot go on from it: {described(error)}; delete it, and the "
-                "trial starts again"
+                f"{self._checkpoint}: cannot go on from it: {described(error)}; {DELETE}"
             ) from error
 
     def elapsed_s(self) -> float:

@@ -43,11 +43,14 @@ MAX_CHECKPOINT_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Exported:
-    """What went into a file, and the trials that were stopped with nothing to go on from."""
+    """What went into a file, and what did not: the trials that were stopped with nothing to go on
+    from, and a line on each corrupt checkpoint, of whatever study.
+    """
 
     trials: int
     checkpoints: tuple[Checkpoint, ...]
     restarting: tuple[Checkpoint, ...]
+    corrupt: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def export_study(store: Store, study: str, file: Path) -> Exported:
         raise UsageError(f"{store.path}: nothing of this study; `bench status` lists what there is")
     # the checkpoints first: that of a trial which ends meanwhile goes, and its result is there
     own: list[tuple[Checkpoint, str, bytes]] = []
-    for path, one in checkpoints(checkpoint_folder(store.path)):
+    corrupt: list[str] = []
+    for path, one in checkpoints(checkpoint_folder(store.path), corrupt.append):
         if one.study == study:
             with suppress(FileNotFoundError):
                 own.append((one, path.name, b"" if one.state is None else path.read_bytes()))
@@ -100,7 +104,7 @@ def export_study(store: Store, study: str, file: Path) -> Exported:
                 archive.writestr(f"checkpoints/{name}", content)
     saved = tuple(one for one, _, content in own if content)
     restarting = tuple(one for one, _, content in own if not content)
-    return Exported(len(finished), saved, restarting)
+    return Exported(len(finished), saved, restarting, tuple(corrupt))
 
 
 def import_study(store: Store, content: Content) -> Imported:

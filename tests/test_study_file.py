@@ -337,6 +337,33 @@ def test_a_corrupt_checkpoint_is_named_with_the_mend(tmp_path: Path) -> None:
         run_trial(trial, Runtime(checkpoint_dir=tmp_path))
 
 
+def test_a_flipped_bit_of_a_checkpoint_is_noticed(
+    tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "source.sqlite"
+    path = checkpoint_folder(store) / f"{checkpoint().identity}.pt"
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(3.0).numpy().tobytes()) + 6] ^= 1
+    path.write_bytes(content)
+    for mapped in (False, True):
+        with pytest.raises(ValueError, match="data/0 is corrupt"):
+            read_checkpoint(path, mapped=mapped)
+    with Store(store) as opened:
+        done = export_study(opened, OF.study, file)
+    assert (done.checkpoints, len(done.corrupt)) == ((), 1)
+    assert main(["status", "--store", str(store)]) == 0
+    said = capsys.readouterr().err
+    assert said == f"bench: warning: {done.corrupt[0]}\n"
+    assert f"{path}: not a checkpoint: " in said
+    assert "delete it" in said
+
+
+def test_no_line_advises_to_let_a_checkpoint_run_code(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(pt(state=Evil()))
+    with pytest.raises(ValueError, match=r"more than tensors and plain containers$"):
+        read_checkpoint(tmp_path / "x.pt")
+
+
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04", b"\x80\x02", pt(state=1)])
 def test_whatever_is_no_checkpoint_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,17 @@ def status(arguments: argparse.Namespace) -> int:
 def _under_way(store: Store) -> dict[str, list[str]]:
     """By study, the trials without an end that have a checkpoint: how far, how long, how good."""
     found: dict[str, list[str]] = defaultdict(list)
-    for _, one in checkpoints(checkpoint_folder(store.path)):
+    for _, one in checkpoints(checkpoint_folder(store.path), _warn):
         if one.study and one.request and one.identity and not store.find(one.identity):
             again = (
                 "" if one.state is not None else "; nothing saved to go on from, so it starts again"
             )
             found[one.study].append(f"{describe(one.request)}, {one.progress()}{again}")
     return found
+
+
+def _warn(line: str) -> None:
+    print(f"bench: warning: {harmless(line)}", file=sys.stderr)
 
 
 def show(arguments: argparse.Namespace) -> int:

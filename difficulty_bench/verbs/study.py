@@ -40,6 +40,8 @@ def _export(arguments: argparse.Namespace) -> int:
     for one in done.restarting:
         name = describe(one.request) if one.request else "a trial"
         print(f"{name}: stopped at step {one.steps:,} with too much to save; it starts again")
+    for line in done.corrupt:
+        print(f"bench: warning: {line}", file=sys.stderr)
     return 0
 
 
