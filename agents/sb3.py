@@ -14,7 +14,6 @@ import torch
 from gymnasium.spaces import Discrete
 from pydantic import Field
 from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from torch import nn
 
@@ -41,7 +40,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 DQN_TICK_STEPS = 1000
-MAX_SAVED_REPLAY_BYTES = 32 * 2**20  # a larger replay buffer is not saved: the trial restarts
+MAX_SAVED_REPLAY_BYTES = 32 * 2**20  # a replay buffer that holds more is not saved
 
 
 def ppo(
@@ -132,8 +131,9 @@ def dqn(
     """Deep Q learning (Mnih et al. 2015) with a target network and a Huber loss.
 
     `train_freq` counts steps of the vectorised environment, as in SB3; `n_steps` is how many
-    rewards a target sums before it bootstraps (Sutton 1988). A trial whose replay
-    buffer is over MAX_SAVED_REPLAY_BYTES leaves no checkpoint and starts again when interrupted.
+    rewards a target sums before it bootstraps (Sutton 1988). Once its replay
+    buffer holds more than MAX_SAVED_REPLAY_BYTES, a trial saves no more, and goes on from what it
+    saved before.
     """
     acting = checked_problem(problem, "dqn")
     if not isinstance(acting.action_space, Discrete):
@@ -164,34 +164,32 @@ def dqn(
         install_dqn(model, network, context, lr=learning_rate)
         if resumed:
             load_dqn(model, resumed)
-        assert model.replay_buffer is not None
-        small = replay_bytes(model.replay_buffer) <= MAX_SAVED_REPLAY_BYTES
         train(
             model,
             context,
             total_timesteps=total_timesteps,
             interval=DQN_TICK_STEPS,
-            state=(lambda: save_dqn(model)) if small else None,
+            state=lambda: save_dqn(model),
         )
 
 
 REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
-def replay_bytes(buffer: ReplayBuffer) -> int:
-    return sum(getattr(buffer, name).nbytes for name in REPLAY_ARRAYS)
-
-
-def save_dqn(model: DQN) -> State:
+def save_dqn(model: DQN) -> State | None:
+    """None where the replay buffer holds too much: most of its capacity is often empty."""
     buffer = model.replay_buffer
     assert buffer is not None
     used = buffer.size()
+    replay = {name: getattr(buffer, name)[:used] for name in REPLAY_ARRAYS}
+    if sum(array.nbytes for array in replay.values()) > MAX_SAVED_REPLAY_BYTES:
+        return None
     return {
         **save(model),
         "n_calls": model._n_calls,
         "exploration_rate": float(model.exploration_rate),
         "replay_position": buffer.pos,
-        "replay": {n: torch.from_numpy(getattr(buffer, n)[:used]) for n in REPLAY_ARRAYS},
+        "replay": {name: torch.from_numpy(array) for name, array in replay.items()},
     }
 
 

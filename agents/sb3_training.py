@@ -83,7 +83,7 @@ class Ticks(BaseCallback):
     Only then is every step so far learned from, so that a checkpoint loses none.
     """
 
-    def __init__(self, context: TrialContext, interval: int, state: Callable[[], State] | None):
+    def __init__(self, context: TrialContext, interval: int, state: Callable[[], State | None]):
         super().__init__()
         self.context, self.interval, self.state = context, interval, state
 
@@ -120,7 +120,7 @@ def train(
     *,
     total_timesteps: int,
     interval: int,
-    state: Callable[[], State] | None,
+    state: Callable[[], State | None],
 ) -> None:
     """Learn until `total_timesteps`, those before a resumption included."""
     seed = derive(context.streams.agent, model.num_timesteps)

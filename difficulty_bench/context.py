@@ -180,12 +180,13 @@ class TrialContext:
         return self.D if self.subspace is None else self.subspace.projection.D
 
     def tick(
-        self, steps: int, state: Callable[[], dict[str, Any]] | None = None, **values: float
+        self, steps: int, state: Callable[[], dict[str, Any] | None] | None = None, **values: float
     ) -> None:
         """Note progress: `steps` done so far, and points of the curve.
 
-        `state()` gives all that `resume` needs (tensors and plain containers); with it the trial
-        checkpoints once a minute and before it stops; without it a stopped trial starts again.
+        `state()` gives all that `resume` needs (tensors and plain containers), or None where that
+        is too much to save; with it the trial checkpoints once a minute and before it stops.
+        Without one a stopped trial goes on from its last, or starts again.
         Raise Diverged for a value that is not finite, EarlyStop, TimedOut, or Interrupted; let all
         four pass. Raise UsageError for steps below 0, and where the metric that `early_stop` waits
         for is none of the values.
@@ -260,11 +261,11 @@ class TrialContext:
         return self._earlier_s + time.perf_counter() - self._start
 
     def _save(self, state: dict[str, Any] | None) -> None:
+        self._last_save = time.perf_counter()
         if self._checkpoint is None or (state is None and self._can_resume()):
             return
         whose, elapsed_s = (self._study, self._request), self.elapsed_s()
         Checkpoint(*whose, self.steps, elapsed_s, self.curve, state).write(self._checkpoint)
-        self._last_save = time.perf_counter()
 
     def _can_resume(self) -> bool:
         """Whether there is a checkpoint with a state: better than to start again."""

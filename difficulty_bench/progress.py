@@ -40,7 +40,7 @@ class Progress:
         self._json, self._quiet = as_json, quiet
         self._console = Console(stderr=True, highlight=False)
         self._status: Status | None = None
-        self._task = ""
+        self._task, self._folder = "", folder
         self._open: dict[str, Request] = {}  # by identity
         self._far: dict[str, str] = {}
         self._lock, self._closed = threading.Lock(), threading.Event()
@@ -70,6 +70,17 @@ class Progress:
             if self._json:
                 self._event("asked", task=task.name, requests=[asdict(r) for r in requests])
             self._refresh()
+        self._say_restarting()
+
+    def _say_restarting(self) -> None:
+        """Which of the trials asked for were stopped, and do not go on from where they were."""
+        for path, checkpoint in checkpoints(self._folder) if self._folder else ():
+            if path.stem in self._open and checkpoint.state is None:
+                what = f"{self._task} {describe(self._open[path.stem])}"
+                self.note(
+                    f"{what}: was stopped at step {checkpoint.steps:,} with nothing saved to go on "
+                    "from; it starts again"
+                )
 
     def finished(self, task: Task, result: TrialResult) -> None:
         with self._lock:

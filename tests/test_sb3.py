@@ -436,6 +436,17 @@ def test_a_large_replay_buffer_is_not_saved(
     assert "environments_reset" not in {name for _, name, _ in again.curve}  # started again
 
 
+def test_a_replay_buffer_of_which_little_is_used_is_saved(tmp_path: Path) -> None:
+    agent = {**DQN_KEYS, "buffer_size": 1_000_000}  # SB3's default: 50 MiB of CartPole's
+    with pytest.raises(Interrupted):
+        run(agent, 5, checkpoint_dir=tmp_path, stop=StopAfter(2))
+    (checkpoint,) = tmp_path.iterdir()
+    assert read_checkpoint(checkpoint).state is not None
+    assert checkpoint.stat().st_size < 100_000
+    result = run(agent, 5, checkpoint_dir=tmp_path)
+    assert "environments_reset" in {name for _, name, _ in result.curve}
+
+
 # Refusals
 
 
@@ -514,6 +525,7 @@ def test_a_resumed_dqn_stands_where_the_stopped_one_did() -> None:
     stopped, resumed = (DQN("MlpPolicy", envs, **keys) for _ in range(2))
     stopped.learn(120)
     state = sb3.save_dqn(stopped)
+    assert state is not None
     sb3.load_dqn(resumed, state)
     one, other = stopped.replay_buffer, resumed.replay_buffer
     assert one is not None

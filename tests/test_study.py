@@ -364,7 +364,7 @@ def test_brackets_in_a_name_are_no_markup_on_a_terminal(monkeypatch: pytest.Monk
     assert "my[/bad] x: waiting for trial d=3 seed 0" in terminal.getvalue()
 
 
-def begun(folder: Path, seed: int) -> Request:
+def begun(folder: Path, seed: int, state: dict[str, Any] | None) -> Request:
     """A checkpoint of `tiny`, as a trial leaves one every minute."""
     request = Request("trial", 3, seed)
     study = study_identity(Registry([TINY]).get("tiny"))
@@ -373,7 +373,7 @@ def begun(folder: Path, seed: int) -> Request:
         (1234, "episodic_return", -19.5),
         (1234, "\x1b[2J", 1.0),
     ]
-    checkpoint = Checkpoint(study, request, 1234, 61.5, curve, {})
+    checkpoint = Checkpoint(study, request, 1234, 61.5, curve, state)
     assert checkpoint.identity is not None
     checkpoint.write(checkpoint_path(folder, checkpoint.identity))
     return request
@@ -394,8 +394,8 @@ def test_a_trial_of_hours_is_not_silent(
     monkeypatch.setattr(progress_module, "LIVE_S" if kind == "terminal" else "LOG_S", 0.01)
     task, out = Registry([TINY]).get("tiny"), io.StringIO()
     monkeypatch.setattr(sys, "stderr", out)
-    request = begun(tmp_path, seed=0)
-    begun(tmp_path, seed=1)  # nobody asks for it now
+    request = begun(tmp_path, seed=0, state={})
+    begun(tmp_path, seed=1, state={})  # nobody asks for it now
     if kind == "terminal":
         monkeypatch.setenv("FORCE_COLOR", "1")
     progress = Progress(tmp_path, as_json=kind == "json")
@@ -412,6 +412,21 @@ def test_a_trial_of_hours_is_not_silent(
         progress.close()
     assert not re.search('seed"?:? 1', out.getvalue())
     assert "\x1b[2J" not in out.getvalue()
+
+
+def test_a_trial_that_starts_again_is_named_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = Registry([TINY]).get("tiny")
+    requests = [begun(tmp_path, seed=0, state=None), begun(tmp_path, seed=1, state={})]
+    begun(tmp_path, seed=2, state=None)  # nobody asks for it now
+    progress = Progress(tmp_path)
+    progress.asked(task, requests)
+    progress.close()
+    assert capsys.readouterr().err == (
+        "tiny trial d=3 seed 0: was stopped at step 1,234 with nothing saved to go on from; it "
+        "starts again\n"
+    )
 
 
 def test_a_run_looks_at_its_own_checkpoints(

@@ -385,6 +385,8 @@ def test_a_trial_checkpoints_once_a_minute_and_keeps_what_it_can_resume_from(
     stopped = TrialContext(trial, 46, Runtime(checkpoint_dir=tmp_path, deadline=0.0))
     with pytest.raises(Interrupted):
         stopped.tick(6)  # without a state, which is no reason to lose the one that there is
+    with pytest.raises(Interrupted):
+        stopped.tick(6, lambda: None)  # too much to save by now
     assert read_checkpoint(file).state == {"n": 4}
     with pytest.raises(Interrupted):
         stopped.tick(7, lambda: {"n": 7})
