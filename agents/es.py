@@ -56,11 +56,7 @@ def evolve(
 
     Raise UsageError for a data set.
     """
-    if not isinstance(problem, EnvironmentProblem):
-        raise UsageError(
-            "agent 'agents.es:evolve' scores episodes and needs environments, not a data set; "
-            "use 'agents.supervised:train'"
-        )
+    acting = evolve_check(problem)
     coordinates = context.coordinates(network.parameters())
     if coordinates.d <= cma_max_d:
         strategy: Strategy = CMAES(
@@ -84,11 +80,21 @@ def evolve(
 
     mean_rows = math.ceil(mean_episodes / episodes)
     rows = strategy.population + mean_rows
-    arena = Arena(problem, network, context.device, rows=rows, episodes=episodes)
+    arena = Arena(acting, network, context.device, rows=rows, episodes=episodes)
     try:
         _Run(context, coordinates, strategy, arena).until(total_timesteps, rate)
     finally:
         arena.close()
+
+
+def evolve_check(problem: Problem, **parameters: Any) -> EnvironmentProblem:
+    """Raise UsageError for a data set."""
+    if not isinstance(problem, EnvironmentProblem):
+        raise UsageError(
+            "agent 'agents.es:evolve' scores episodes and needs environments, not a data set; "
+            "use 'agents.supervised:train'"
+        )
+    return problem
 
 
 class _Run:

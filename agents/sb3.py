@@ -7,7 +7,7 @@ space, unless `critic: subspace` says otherwise. Defaults are SB3's own.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 
 from difficulty_bench.context import TrialContext
 from difficulty_bench.errors import UsageError
-from difficulty_bench.problem import Problem
+from difficulty_bench.problem import EnvironmentProblem, Problem
 
 from .sb3_networks import install_dqn, install_ppo, policy_kwargs
 from .sb3_training import (
@@ -69,12 +69,7 @@ def ppo(
     `critic: subspace` puts the critic's parameters into the subspace, after the policy's; the
     learning-rate rules go on counting the policy's D.
     """
-    if n_envs * n_steps % batch_size:
-        raise UsageError(
-            f"agent.batch_size = {batch_size} does not divide a rollout of n_envs * n_steps = "
-            f"{n_envs * n_steps}; choose a divisor"
-        )
-    acting = checked_problem(problem, "ppo")
+    acting = ppo_check(problem, n_envs=n_envs, n_steps=n_steps, batch_size=batch_size)
     resumed = context.resume()
     with environments(acting, context, n_envs, steps_done(resumed)) as envs:
         model = PPO(
@@ -107,6 +102,18 @@ def ppo(
         )
 
 
+def ppo_check(
+    problem: Problem, *, n_envs: int, n_steps: int, batch_size: int, **others: Any
+) -> EnvironmentProblem:
+    """Raise UsageError for a data set, and for batches that do not fill a rollout."""
+    if n_envs * n_steps % batch_size:
+        raise UsageError(
+            f"agent.batch_size = {batch_size} does not divide a rollout of n_envs * n_steps = "
+            f"{n_envs * n_steps}; choose a divisor"
+        )
+    return checked_problem(problem, "ppo")
+
+
 def dqn(
     problem: Problem,
     network: nn.Module,
@@ -135,12 +142,7 @@ def dqn(
     buffer holds more than MAX_SAVED_REPLAY_BYTES, a trial saves no more, and goes on from what it
     saved before.
     """
-    acting = checked_problem(problem, "dqn")
-    if not isinstance(acting.action_space, Discrete):
-        raise UsageError(
-            f"{acting.id}: DQN chooses among discrete actions and these are continuous; use "
-            "agents.sb3:ppo"
-        )
+    acting = dqn_check(problem)
     resumed = context.resume()
     with environments(acting, context, n_envs, steps_done(resumed)) as envs:
         model = DQN(
@@ -171,6 +173,17 @@ def dqn(
             interval=DQN_TICK_STEPS,
             state=lambda: save_dqn(model),
         )
+
+
+def dqn_check(problem: Problem, **parameters: Any) -> EnvironmentProblem:
+    """Raise UsageError for a data set, and for continuous actions."""
+    acting = checked_problem(problem, "dqn")
+    if not isinstance(acting.action_space, Discrete):
+        raise UsageError(
+            f"{acting.id}: DQN chooses among discrete actions and these are continuous; use "
+            "agents.sb3:ppo"
+        )
+    return acting
 
 
 REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")

@@ -54,19 +54,15 @@ def train(
 
     Raise UsageError for a problem without data sets, and for `lbfgs` with batches or `l2`.
     """
-    if not isinstance(problem, SupervisedProblem):
-        raise UsageError(
-            "agent 'agents.supervised:train' learns from data sets (SupervisedProblem), not "
-            f"{type(problem).__name__}; use an agent that acts, such as 'agents.sb3:ppo'"
-        )
-    x, y = (tensor.to(context.device) for tensor in problem.training_pair(context.split))
+    data = train_check(problem)
+    x, y = (tensor.to(context.device) for tensor in data.training_pair(context.split))
     rows = min(batch_size or len(x), len(x))
     if optimizer == "lbfgs" and (rows < len(x) or l2):
         raise UsageError("agent.optimizer 'lbfgs' needs batch_size null and l2 0; set both")
     inner, options = OPTIMIZERS[optimizer](betas, momentum)
     stepper = context.optimizer(network.parameters(), inner, lr=learning_rate, **options)
-    captures = optimizer != "lbfgs" and repeats(problem, network)
-    run = _Run(problem, network, context, stepper, (x, y), rows, l2, captures)
+    captures = optimizer != "lbfgs" and repeats(data, network)
+    run = _Run(data, network, context, stepper, (x, y), rows, l2, captures)
     total = epochs * run.steps_per_epoch
     with random_state.seeded(context.streams.agent, context.device):
         run.resume()
@@ -74,6 +70,16 @@ def train(
             for index in run.batches():
                 run.step(index, learning_rate * SCHEDULES[schedule](run.steps / total))
             run.finish_epoch(evaluate_every)
+
+
+def train_check(problem: Problem, **parameters: Any) -> SupervisedProblem:
+    """Raise UsageError for a problem without data sets."""
+    if not isinstance(problem, SupervisedProblem):
+        raise UsageError(
+            "agent 'agents.supervised:train' learns from data sets (SupervisedProblem), not "
+            f"{type(problem).__name__}; use an agent that acts, such as 'agents.sb3:ppo'"
+        )
+    return problem
 
 
 def train_together(

@@ -58,15 +58,16 @@ class EntryPoint(BaseModel):
                 f"({', '.join(arguments)}, **parameters)"
             ) from None
 
-    def together(self) -> Callable[..., Any] | None:
-        """The companion `<function>_together` of the same module and parameters, if it has one.
+    def companion(self, name: str) -> Callable[..., Any] | None:
+        """The function `<function>_<name>` of the same module and parameters, if there is one.
 
-        An agent's companion trains several trials of one task in one program:
-        `train_together(problem, networks, contexts, **parameters)`.
+        An agent `train` may have two. `train_check(problem, **parameters)` raises UsageError for
+        what it cannot train on. `train_together(problem, networks, contexts, **parameters)` trains
+        several trials of one task in one program.
         """
         _function(self.entry_point)
-        module_name, _, name = self.entry_point.partition(":")
-        function = getattr(sys.modules[module_name], f"{name}_together", None)
+        module_name, _, own_name = self.entry_point.partition(":")
+        function = getattr(sys.modules[module_name], f"{own_name}_{name}", None)
         return None if function is None else functools.partial(function, **self.parameters())
 
 
@@ -85,6 +86,14 @@ class ProblemEntryPoint(EntryPoint):
                 "SupervisedProblem or another Problem of difficulty_bench.problem"
             )
         return problem
+
+    def check_data(self, problem: Problem) -> None:
+        """Read the problem's data sets. Raise UsageError for those that do not fit."""
+        from .problem import SupervisedProblem
+
+        if isinstance(problem, SupervisedProblem):
+            with user_code(f"problem '{self.entry_point}': its data cannot be read"):
+                problem.check_data()
 
     def missing(self, problem: Problem) -> str | None:
         """`problem.missing()`. Raise UsageError where that fails."""

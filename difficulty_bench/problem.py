@@ -19,6 +19,7 @@ from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from .errors import ResourceError, UsageError
+from .pairs import check_classes, check_pair
 
 MOST_STEPS = 200_000  # of one episode; Atari's longest have 108,000
 Split = Literal["validation", "test"]
@@ -123,13 +124,28 @@ class SupervisedProblem(Problem):
     def splits(self) -> Mapping[str, Pair]:
         """What `load` returns. Raise UsageError where a split is missing."""
         splits = self.load()
-        for name in ("train", "test", *(["validation"] if self.has_validation else [])):
+        if not isinstance(splits, Mapping):
+            raise UsageError(
+                f"load() of the problem returns {type(splits).__name__}; return a dict of pairs "
+                "(inputs, targets)"
+            )
+        for name in self._needed():
             if name not in splits:
                 raise UsageError(
                     f"load() of the problem returns no '{name}'; add it"
                     + (", or give has_validation=False" if name == "validation" else "")
                 )
         return splits
+
+    def check_data(self) -> None:
+        """Read the splits. Raise UsageError for one that no training could use."""
+        for name in self._needed():
+            check_pair(name, self.splits[name], self.input_shape, self.prepare)
+            if self.loss is cross_entropy:
+                check_classes(name, self.splits[name][1], self.output_size)
+
+    def _needed(self) -> list[str]:
+        return ["train", "test", *(["validation"] if self.has_validation else [])]
 
     def training_pair(self, split: Split) -> Pair:
         """The pair to train on when the network will be judged on `split`."""

@@ -13,7 +13,7 @@ from . import projection
 from .checkpoint import checkpoint_path
 from .context import Interrupted
 from .engine import Engine
-from .errors import ResourceError, UsageError, did_you_mean
+from .errors import ResourceError, UsageError, did_you_mean, user_code
 from .outputs import stdout_to_stderr
 from .problem import Problem, SupervisedProblem, count_parameters
 from .registry import Task
@@ -66,8 +66,8 @@ class Prepared:
 def prepare(task: Task) -> Prepared:
     """Check that the task can run on this machine.
 
-    Raise ResourceError for missing data or packages, UsageError for a projection, network, range
-    or threshold that does not fit. Nothing is written.
+    Raise ResourceError for missing data or packages, UsageError for a projection, agent, network,
+    data set, range or threshold that does not fit. Nothing is written.
     """
     with _named(task):
         return _prepare(task)
@@ -83,6 +83,10 @@ def _prepare(task: Task) -> Prepared:
     problem: Problem = task.problem()
     if (lack := task.problem.missing(problem)) is not None:
         raise ResourceError(f"{task.name}: {lack}")
+    if (check := task.agent.companion("check")) is not None:
+        with user_code(f"agent '{task.agent.entry_point}'"):
+            check(problem)
+    task.problem.check_data(problem)
     if task.lr_rule == "tuned" and not problem.has_validation:
         raise UsageError(
             f"{task.name}: lr_rule 'tuned' needs a validation split, and this problem has none; "

@@ -37,7 +37,7 @@ def companion(trial: Trial) -> Together:
         raise NotTogether("early_stop ends single trials")
     if trial.task.timeout_s is not None:
         raise NotTogether("timeout_s is the time of a single trial")
-    if (together := trial.task.agent.together()) is None:
+    if (together := trial.task.agent.companion("together")) is None:
         raise NotTogether(f"agent '{trial.task.agent.entry_point}' trains no trials together")
     return together
 

@@ -234,6 +234,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(
         ("problem.entry_point=tests.tiny:bad_problem", "exit", "SystemExit: 5"),
         ("problem.entry_point=tests.tiny:bad_problem", "none", "returns NoneType; return a SupervisedProblem"),
         ("problem.entry_point=tests.tiny:bad_problem", "lack", "bad_problem': missing() fails: ZeroDivisionError: "),
+        ("problem.entry_point=tests.tiny:bad_problem", "load", "bad_problem': its data cannot be read: ZeroDivisionError: "),
         ("network.entry_point=tests.tiny:broken_network", "raise", "network 'tests.tiny:broken_network' fails on inputs of shape (8,): KeyError: 'k' (tiny.py:"),
         ("network.entry_point=tests.tiny:broken_network", "assert", "fails on inputs of shape (8,): AssertionError (tiny.py:"),
         ("network.entry_point=tests.tiny:broken_network", "none", "returns NoneType; return a torch.nn.Module"),
@@ -339,6 +340,45 @@ def test_dry_run_goes_on_from_what_the_store_holds(
     (tmp_path / "notes").write_text("these are my notes, not a data base\n" * 50)
     begun[begun.index(str(store))] = str(tmp_path / "notes")
     assert main([*begun, "1", "--dry-run"]) == 3
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize(
+    ("task", "settings", "says"),
+    [
+        ("tiny", ["problem.entry_point=tests.tiny:bad_problem", "problem.how=labels"],
+         "tiny: load() of the problem: 'train' has class numbers from 0 to 1 and output_size is 1"),
+        ("pendulum", [], "pendulum: Pendulum-v1: DQN chooses among discrete actions"),
+        ("tiny", ["agent={entry_point: agents.sb3:ppo, total_timesteps: 1}"],
+         "tiny: agent 'ppo' needs environments"),
+        ("pendulum", ["agent={entry_point: agents.supervised:train}"],
+         "pendulum: agent 'agents.supervised:train' learns from data sets"),
+        ("pendulum", ["agent={entry_point: agents.sb3:ppo, total_timesteps: 1, batch_size: 60}"],
+         "pendulum: agent.batch_size = 60 does not divide"),
+    ],
+)  # fmt: skip
+def test_what_no_training_could_do_with_is_refused_before_it(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    task: str,
+    settings: list[str],
+    says: str,
+    dry: list[str],
+) -> None:
+    file, store = tmp_path / "mine.yaml", tmp_path / "bench.sqlite"
+    file.write_text("""
+pendulum:
+  extends: cartpole
+  problem: {id: Pendulum-v1}
+  agent: {entry_point: "agents.sb3:dqn", total_timesteps: 1}
+""")
+    sets = [word for setting in settings for word in ("--set", setting)]
+    files = ["--tasks", str(TINY), "--tasks", str(file)]
+    assert main(["run", *files, "--task", task, *sets, *dry, "--store", str(store)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"bench: {says}")
+    assert said.count("\n") == 1
+    assert not store.exists()
 
 
 @pytest.mark.parametrize("store", ["--store 'a b/c.sqlite' ", "--store=c.sqlite ", ""])

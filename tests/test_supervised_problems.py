@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +130,52 @@ def test_a_split_that_is_missing_is_named() -> None:
     problem = SupervisedProblem((3,), 2, lambda: {"train": pair, "test": pair})
     with pytest.raises(UsageError, match="no 'validation'; add it, or give has_validation=False"):
         problem.splits  # noqa: B018
+
+
+X, Y = torch.zeros(4, 3), torch.tensor([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ((X.numpy(), Y), "has inputs that are numpy.ndarray; give torch.as_tensor of them"),
+        ((X, Y.tolist()), "has targets that are list; give torch.as_tensor"),
+        (X, "is torch.Tensor; give a pair"),
+        ((X, Y[:3]), "has 4 inputs and 3 targets"),
+        ((X[:0], Y[:0]), "is empty"),
+        ((X.repeat(1, 2), Y), "has inputs of shape (6,) and input_shape is (3,)"),
+        ((X, Y + 1), "has class numbers from 1 to 2 and output_size is 2: they go from 0 to 1"),
+        ((X, Y - 1), "has class numbers from -1 to 0"),
+        ((X, Y.int()), "has targets of shape (4,) and torch.int32"),
+        ((X, Y.float()), "has targets of shape (4,) and torch.float32"),
+        ((X, Y[:, None]), "has targets of shape (4, 1) and torch.int64"),
+    ],
+)
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_a_split_that_does_not_fit_is_named_with_the_mend(name: str, wrong: Any, says: str) -> None:
+    splits = {**dict.fromkeys(("train", "validation", "test"), (X, Y)), name: wrong}
+    with pytest.raises(UsageError) as caught:
+        SupervisedProblem((3,), 2, lambda: splits).check_data()
+    assert f"'{name}' {says}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_mapping_of_splits_is_refused() -> None:
+    load: Any = lambda: ((X, Y), (X, Y))  # noqa: E731
+    with pytest.raises(UsageError, match="returns tuple; return a dict of pairs"):
+        SupervisedProblem((3,), 2, load).check_data()
+
+
+@pytest.mark.parametrize("y", [Y.to(torch.uint8), torch.full((4, 2), 0.5)])
+def test_whatever_cross_entropy_takes_is_a_target(y: Tensor) -> None:
+    torch.nn.functional.cross_entropy(torch.zeros(4, 2), y)
+    splits = dict.fromkeys(("train", "validation", "test"), (X, y))
+    SupervisedProblem((3,), 2, lambda: splits).check_data()
+
+
+def test_a_loss_of_ones_own_takes_what_targets_it_will() -> None:
+    splits = dict.fromkeys(("train", "validation", "test"), (X, Y - 1))
+    SupervisedProblem((3,), 2, lambda: splits, loss=torch.nn.functional.mse_loss).check_data()
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.1])

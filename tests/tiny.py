@@ -119,6 +119,10 @@ def bad_problem(*, how: str = "raise") -> Any:
         made = problem()
         made.requires = lambda: 1 // 0
         return made
+    if how == "load":
+        return SupervisedProblem((8,), 2, lambda: 1 // 0)  # type: ignore[arg-type, return-value]
+    if how == "labels":
+        return SupervisedProblem((8,), 1, lambda: problem().splits)
     return None
 
 
