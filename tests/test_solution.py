@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from difficulty_bench.cli import main
 from difficulty_bench.engine import InlineEngine
 from difficulty_bench.errors import UsageError
 from difficulty_bench.projection import NAMES
@@ -18,6 +19,7 @@ from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request
 from difficulty_bench.seeds import content_hash
 from difficulty_bench.solution import Solution, load, trusted_task
+from difficulty_bench.store import Store
 from difficulty_bench.trial import Runtime, Trial
 
 TASKS = Registry([Path(__file__).parent / "tiny.yaml"])
@@ -44,14 +46,24 @@ def test_a_saved_solution_scores_as_it_did(tmp_path: Path, projection: str) -> N
     assert torch.equal(again.z, solution.z)
 
 
-def test_a_network_that_seed_and_z_do_not_hold_is_refused() -> None:
-    task = TASKS.get("tiny", ["network.batch_norm=true"])
-    trial = Trial(task, Request("trial", 7, 1, 2.5))
+def test_a_network_that_seed_and_z_do_not_hold_is_refused_before_it_is_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, store = ("network.batch_norm=true",), tmp_path / "bench.sqlite"
+    trial = Trial(TASKS.get("tiny", settings), Request("trial", 7, 1, 2.5))
     result = next(InlineEngine().run([trial], Runtime()))
     assert result.z is not None
-    z = torch.frombuffer(bytearray(result.z), dtype=torch.float32)
-    with pytest.raises(UsageError, match=r"'tiny' has buffers"):
-        Solution(trial, (), result.D, z).network()
+    solution = Solution.stored(trial, settings, result.D, result.z)
+    with pytest.raises(UsageError, match=r"'tiny' has buffers") as caught:
+        solution.network()
+    with Store(store) as opened:
+        opened.add_study(trial.task, result.D, settings, "test_accuracy")
+        opened.put(result)
+    file = tmp_path / "solution.json"
+    tasks = ["--tasks", str(Path(__file__).parent / "tiny.yaml")]
+    assert main(["export", trial.identity, str(file), *tasks, "--store", str(store)]) == 2
+    assert capsys.readouterr().err == f"bench: {caught.value}\n"
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8, 16])

@@ -22,7 +22,7 @@ from .look import store_to_read
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Write the solution of one finished subspace trial."""
+    """Write the solution of one finished subspace trial, where seed and z hold all of it."""
     registry = Registry(arguments.tasks)
     with Store(store_to_read(arguments), read_only=True) as store:
         found = store.find(arguments.trial)
@@ -42,6 +42,7 @@ def export(arguments: argparse.Namespace) -> int:
     solution = Solution.stored(Trial(task, result.request), study.settings, result.D, z)
     if solution.trial.study != result.study:
         raise UsageError(f"'{task.name}' has another definition now than when this trial ran")
+    solution.network()  # raises for one that could not be rebuilt from the file
     quantised = "" if arguments.bits is None else f" in float32; {arguments.bits} bits a number"
     if arguments.bits is not None:
         solution = solution.quantised(arguments.bits)
