@@ -19,7 +19,7 @@ from .context import Interrupted
 from .errors import BenchError, ResourceError
 from .results import TrialResult
 from .together import groups, run_together
-from .trial import Runtime, Trial, failed_result, run_trial
+from .trial import Runtime, Trial, process_died, run_trial
 
 GRACE_S = 30.0  # for running trials to reach their next tick after a stop request
 
@@ -27,9 +27,10 @@ GRACE_S = 30.0  # for running trials to reach their next tick after a stop reque
 class Engine(ABC):
     """Runs trials and yields their results as they finish, in any order.
 
-    Every trial that is not interrupted gives exactly one result: one that kills its process is
-    a failed trial. `run` raises Interrupted once the deadline or `stop()` ended it, after the
-    results that were still finished have been yielded. Results do not depend on the engine.
+    Every trial that is not interrupted gives exactly one result, or none where its process dies
+    and dies again: `run` raises ResourceError for it, after the results of the others. It raises
+    Interrupted once the deadline or `stop()` ended it, after the results that were still finished
+    have been yielded. Results do not depend on the engine.
     """
 
     @abstractmethod
@@ -158,14 +159,16 @@ class ProcessEngine(Engine):
 
     def _alone(self, trials: list[Trial], runtime: Runtime) -> Iterator[TrialResult]:
         """After a worker died: one at a time, so that the trial that kills is found and named."""
+        died = []
         for trial in trials:
             self._kill()
             try:
                 yield from self._together([trial], runtime)
             except BrokenProcessPool:
-                reason = "its process died, perhaps for lack of memory; try fewer --workers"
-                yield failed_result(trial, runtime, reason)
+                died.append(trial)
         self._kill()
+        if died:
+            raise process_died(died[0], "its process died twice, perhaps for lack of memory")
 
     def _open(self) -> ProcessPoolExecutor:
         if self._pool is None:

@@ -20,7 +20,7 @@ from .context import Interrupted
 from .engine import GRACE_S, Engine
 from .errors import BenchError, ResourceError, first_line
 from .results import TrialResult
-from .trial import Runtime, Trial, failed_result, run_trial
+from .trial import Runtime, Trial, process_died, run_trial
 
 LOCAL = "local"  # Ray's own word for a cluster of this machine alone, that ends with the command
 POLL_S = 0.5
@@ -69,9 +69,9 @@ class RayEngine(Engine):
 
     `address` is `local`, `auto` or HOST:PORT of a head node. Nodes need this package, the data and
     whatever the task's entry points name; a checkpoint is found again where they share the store's
-    folder. A trial whose process or node died is tried ATTEMPTS times, then failed. Where GPUs are
-    used, nodes without one rest. Raise ResourceError where the cluster cannot be reached, or lacks
-    what a trial needs.
+    folder. A trial whose process or node died is tried ATTEMPTS times. Where GPUs are used, nodes
+    without one rest. Raise ResourceError where the cluster cannot be reached, or lacks what a trial
+    needs.
     """
 
     def __init__(self, address: str) -> None:
@@ -85,6 +85,7 @@ class RayEngine(Engine):
         runtime, work = _on_nodes(runtime)
         pending = {work.remote(trial, runtime, self._flag): trial for trial in trials}
         died: Counter[str] = Counter()
+        lost: ResourceError | None = None
         interrupted, stopped_at = False, 0.0
         try:
             while pending:
@@ -101,8 +102,9 @@ class RayEngine(Engine):
                             pending[work.remote(trial, runtime, self._flag)] = trial
                             continue
                         else:
-                            reason = f"its process or node died: {first_line(error)}"
-                            result = failed_result(trial, runtime, reason)
+                            why = f"its process or node died twice: {first_line(error)}"
+                            lost = lost or process_died(trial, why)
+                            continue
                     interrupted |= result is None
                     if result is not None:
                         yield result
@@ -118,6 +120,8 @@ class RayEngine(Engine):
         _cancel(pending)
         if interrupted or pending:
             raise Interrupted("stopped")
+        if lost is not None:
+            raise lost
 
     def stop(self) -> None:
         self._stop.set()  # `run` tells the cluster: a signal handler must not

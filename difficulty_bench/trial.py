@@ -271,22 +271,12 @@ def lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in text for words in LACK_OF_MEMORY)
 
 
-def failed_result(trial: Trial, runtime: Runtime, reason: str) -> TrialResult:
-    """The result of a trial whose process died before it could give one."""
-    return TrialResult(
-        identity=trial.identity,
-        study=trial.study,
-        request=trial.request,
-        state="failed",
-        score=None,
-        score_sd=None,
-        score_n=None,
-        reason=reason,
-        D=0,
-        steps=0,
-        wall_s=0.0,
-        device=runtime.device,
-        environment=describe_environment(runtime.command),
+def process_died(trial: Trial, why: str) -> ResourceError:
+    """For a trial whose process was killed: by the system more often than by the learner."""
+    return ResourceError(
+        f"{trial.task.name}: {describe(trial.request)}: {why}; this says nothing of the task, and "
+        "nothing is stored of it; free memory or give fewer --workers (or mend the task's code, "
+        "where that ends its process), and the same command goes on"
     )
 
 

@@ -519,6 +519,21 @@ def test_no_error_is_lost_to_the_one_that_ends_the_run(tmp_path: Path) -> None:
     assert "Too many open files" in finished.stderr.splitlines()[-1]
 
 
+def test_a_trial_whose_process_died_is_tried_again_by_a_later_run(tmp_path: Path) -> None:
+    settings = ["agent.entry_point=tests.tiny:mortal", f"agent.marker={tmp_path / 'mended'}"]
+    grid = ["--d", "3,20", "--seeds", "1", "--workers", "2"]
+    words = [*grid, *(word for setting in settings for word in ("--set", setting))]
+    finished = measure(tmp_path, *words)
+    assert (finished.returncode, trained(finished)) == (3, 4)
+    last = finished.stderr.splitlines()[-1]
+    assert last.startswith("bench: tiny: trial d=3 seed 0: its process died twice")
+    assert "fewer --workers" in last
+    (tmp_path / "mended").touch()
+    finished = measure(tmp_path, *words)
+    (row,) = table(finished)
+    assert (trained(finished), row["n_trials"], row["n_failed"]) == (1, 5, 0)
+
+
 def test_an_agent_that_cannot_be_called_is_refused_before_it_fails_a_trial() -> None:
     task = Registry([TINY]).get("tiny", ["agent.entry_point=os:system"])
     with pytest.raises(UsageError, match=r"^tiny: entry_point 'os:system': too many positional"):

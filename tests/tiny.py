@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from agents.supervised import train
 from difficulty_bench.context import TrialContext
 from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import Evaluation, Pair, Problem, SupervisedProblem
@@ -101,6 +102,13 @@ def deaf(problem: Problem, network: nn.Module, context: TrialContext, *, marker:
     """An agent that touches the file `marker` and then hears no request to stop for 100 s."""
     Path(marker).touch()
     time.sleep(100)
+
+
+def mortal(problem: Problem, network: nn.Module, context: TrialContext, *, marker: str) -> None:
+    """A learner whose process is killed at d = 3 for as long as there is no file `marker`."""
+    if context.d == 3 and not Path(marker).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    train(problem, network, context, learning_rate=0.03, epochs=1)
 
 
 def hang(problem: Problem, network: nn.Module, context: TrialContext, *, marker: str) -> None:
