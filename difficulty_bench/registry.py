@@ -25,6 +25,7 @@ from .yaml_lines import (
 )
 
 LrRule = Literal["paper", "matched", "tuned"]
+E = typing.TypeVar("E", bound=EntryPoint)
 AT = "@"  # `ppo@CartPole-v1`: the template `ppo@`, and what it derives a task for
 MOST_TRIALS = 10_000  # of one kind, asked for by name; they are listed in memory
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]  # SQLite holds no more than 64 bits
@@ -188,20 +189,24 @@ class Registry:
         return {value for data in documents for value in _entry_points(data)}
 
     def registered(self) -> list[Task]:
-        """Every task of `names` as it is written; no entry point is checked, so none imported."""
-        return [_validate(self._flatten(name), name) for name in self.names()]
+        """Every task of `names` as it is written.
+
+        No entry point is checked, so none imported but those of a template.
+        """
+        return [_validate(_measured(self._flatten(name), name), name) for name in self.names()]
 
     def get(self, name: str, settings: Sequence[str] = ()) -> Task:
         """The task `name` with `--set` overrides applied and every entry point checked.
 
         `TEMPLATE@SUBJECT` is derived: the entry `TEMPLATE@` laid on what its `derive` function
-        finds out about SUBJECT. Raise UsageError naming place and key for an unknown task or key,
+        finds out about SUBJECT, then, overrides applied, on what its `measure` function finds out
+        about the problem. Raise UsageError naming place and key for an unknown task or key,
         or a wrong value; ResourceError where SUBJECT needs a package that is not installed.
         """
         document = self._document(name)
         for setting in sorted(settings, key=lambda s: not sets_entry_point(s)):  # before its keys
             assign(document, (name,), setting)
-        task = _validate(document, name)
+        task = _validate(_measured(document, name), name)
         for key in ("problem", "network", "agent"):
             _check_entry_point(getattr(task, key), document, (name, key))
         return task
@@ -224,11 +229,8 @@ class Registry:
     def _derive(self, template: str, subject: str) -> Document:
         document = self._flatten(template)
         entry, name = document.data[template], template + subject
-        try:
-            derive = EntryPoint.model_validate(entry.pop("derive", {}))
-        except ValidationError as error:
-            raise _usage_error(error, EntryPoint, document, (template, "derive")) from None
-        _check_entry_point(derive, document, (template, "derive"))
+        derive = _entry_point(EntryPoint, document, (template, "derive"))
+        del entry["derive"]
         with user_code(f"{name}: cannot be derived"):  # it may well run the subject
             found = derive(subject)
         marks = {(name, *key[1:]): mark for key, mark in document.marks.items()}
@@ -278,6 +280,32 @@ def _entry_points(value: Any) -> Iterator[str]:
         yield from (str(item) for key, item in value.items() if key == ENTRY_POINT)
         for item in value.values():
             yield from _entry_points(item)
+
+
+def _measured(document: Document, name: str) -> Document:
+    """The entry laid on what its `measure` function finds out about its problem.
+
+    Not before everything that changes the problem was laid on it.
+    """
+    entry = document.data[name]
+    if "measure" not in entry:
+        return document
+    measure = _entry_point(EntryPoint, document, (name, "measure"))
+    problem = _entry_point(ProblemEntryPoint, document, (name, "problem"))
+    del entry["measure"]
+    with user_code(f"{name}: cannot be measured"):  # it may well run the problem
+        found = measure(problem(), entry.keys())
+    return Document({name: merge(found, entry)}, document.marks, document.name)
+
+
+def _entry_point(kind: type[E], document: Document, path: KeyPath) -> E:
+    name, key = path
+    try:
+        entry = kind.model_validate(document.data[name].get(key, {}))
+    except ValidationError as error:
+        raise _usage_error(error, kind, document, path) from None
+    _check_entry_point(entry, document, path)
+    return entry
 
 
 def _validate(document: Document, name: str) -> Task:

@@ -1,12 +1,14 @@
 """A task for any Gymnasium id: what its registry entry would say, found out from the environment.
 
 The floor is measured: the mean return of a policy that acts uniformly at random. It is a function
-of the environment and a fixed seed, so that the same command gives the same task every time.
+of the environment, as it is trained, and a fixed seed, so that the same command gives the same task
+every time.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +16,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from difficulty_bench.errors import UsageError, first_line
+from difficulty_bench.problem import EnvironmentProblem, Problem
 
 from . import atari, control
 from .evaluation import GymnasiumProblem, episode_returns
@@ -45,20 +48,50 @@ def derive(id: str, *, vector: Entry, image: Entry | None = None, continuous: bo
             f"{id}: observations are images of shape {problem.input_shape}, and this agent has "
             "no network for images; use --agent ppo or es"
         )
-    episodes = FLOOR_EPISODES[kind]
-    threshold = gym.spec(_name(id)).reward_threshold
-    found = {
-        "description": f"{id} as Gymnasium has it",
-        "problem": keys,
-        "floor": random_return(problem, episodes),
-        "threshold_global": None if threshold is None else float(threshold),
-        "notes": (
-            f"Derived from the environment's id. Floor: mean return of a uniformly random policy, "
-            f"{episodes} episodes of seed {FLOOR_SEED}. Global threshold: "
-            f"{'none declared' if threshold is None else 'reward_threshold'} by Gymnasium."
-        ),
+    return {**template, "problem": keys}
+
+
+def measure(problem: Problem, given: Collection[str]) -> Entry:
+    """Floor and global threshold of the environment, and what to say of them.
+
+    `given` are the task's keys that need no measuring. A `reward_threshold` of Gymnasium's is of
+    the environment as it is registered, and is none where `env_kwargs` change it. Raise UsageError
+    for a problem without episodes, and as `random_return` does.
+    """
+    if not isinstance(problem, EnvironmentProblem):
+        raise UsageError(
+            f"a random policy needs episodes to act in, and {type(problem).__name__} has none; "
+            "write the whole task, without extending a template"
+        )
+    spec = gym.registry.get(problem.id)
+    threshold = spec.reward_threshold if spec else None
+    changes = problem.env_kwargs if isinstance(problem, control.ControlProblem) else {}
+    changed = ", ".join(f"{key}={value}" for key, value in changes.items())
+    found: Entry = {
+        "description": f"{problem.id} {f'with {changed}' if changed else 'as Gymnasium has it'}",
+        "threshold_global": None if threshold is None or changed else float(threshold),
     }
-    return {**template, **found}
+    notes = ["Derived from the environment's id."]
+    if "floor" not in given:
+        episodes = FLOOR_EPISODES["image" if len(problem.input_shape) == 3 else "vector"]
+        found["floor"] = random_return(problem, episodes)
+        notes.append(
+            f"Floor: mean return of a uniformly random policy{f' with {changed}' * bool(changed)}, "
+            f"{episodes} episodes of seed {FLOOR_SEED}."
+        )
+    if "threshold_global" not in given:
+        notes.append(f"Global threshold: {_threshold_said(threshold, bool(changed))}.")
+    return {**found, "notes": " ".join(notes)}
+
+
+def _threshold_said(threshold: float | None, changed: bool) -> str:
+    if threshold is None:
+        return "none declared by Gymnasium"
+    if changed:
+        return (
+            f"none, for Gymnasium's reward_threshold {threshold:g} is of the unchanged environment"
+        )
+    return "reward_threshold by Gymnasium"
 
 
 def _problem(id: str) -> tuple[GymnasiumProblem, Entry]:
@@ -94,7 +127,7 @@ def _check_id(id: str) -> None:
         raise UsageError(f"{id}: Atari is played by the rules of ALE/...-v5 here; give such an id")
 
 
-def random_return(problem: GymnasiumProblem, episodes: int) -> float:
+def random_return(problem: EnvironmentProblem, episodes: int) -> float:
     """Mean return of a uniformly random policy, to six digits.
 
     Raise UsageError where it is not finite, or an episode has no end; whatever the environment

@@ -41,6 +41,15 @@ class Chain(gym.Env[np.ndarray, int]):
         return self.observation_space.low.copy(), float(action), self.left == 0, False, {}
 
 
+class Raised(Chain):
+    def __init__(self, pay: float = 1.0) -> None:
+        self.pay = pay
+
+    def step(self, action: int) -> Any:
+        observation, reward, *rest = super().step(action)
+        return observation, self.pay * reward, *rest
+
+
 class Endless(Chain):
     def step(self, action: int) -> Any:
         return self.observation_space.low.copy(), 0.0, False, False, {}
@@ -95,7 +104,7 @@ class PayingArray(Paying):
 
 
 BROKEN = [Single, InitRaises, ResetRaises, StepRaises, OldApi, Paying, PayingNan, PayingArray]
-for made in (Chain, Endless, Pixels, Named, *BROKEN):
+for made in (Chain, Raised, Endless, Pixels, Named, *BROKEN):
     gym.register(f"test/{made.__name__}-v0", made, reward_threshold=9.5)
 
 
@@ -135,8 +144,7 @@ def test_one_broken_environment_leaves_the_list_its_other_tasks(
     file.write_text("a: {extends: ppo@test/StepRaises-v0}\nb: {extends: ppo@test/Chain-v0}\n")
     assert main(["list", "--tasks", str(file)]) == 0
     said = capsys.readouterr().out
-    why = "a.extends: ppo@test/StepRaises-v0: cannot be derived: RuntimeError: simulator"
-    assert f"unusable: {file}:1: {why}" in said
+    assert "unusable: a: cannot be measured: RuntimeError: simulator crashed" in said
     assert re.search("^b +reinforcement +mlp", said, re.M)
 
 
@@ -146,6 +154,27 @@ def test_an_own_entry_extends_a_derived_one(tmp_path: Path) -> None:
     task = Registry([file]).get("mine")
     assert (task.floor, task.agent.parameters()["n_envs"]) == (1, 4)
     assert task.problem.parameters()["id"] == "test/Chain-v0"
+
+
+def test_an_environment_that_overrides_change_has_a_floor_of_its_own(tmp_path: Path) -> None:
+    """Gymnasium's threshold, which is of another environment, is none of it."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("mine: {extends: ppo@test/Raised-v0, problem: {env_kwargs: {pay: 4}}}")
+    plain = Registry().get("ppo@test/Raised-v0")
+    by_set = Registry().get("ppo@test/Raised-v0", ["problem.env_kwargs.pay=4"])
+    by_file, (*_, listed) = Registry([file]).get("mine"), Registry([file]).registered()
+    assert (plain.floor, plain.threshold_global) == (pytest.approx(5, abs=0.5), 9.5)
+    for task in (by_set, by_file, listed):
+        assert (task.floor, task.threshold_global) == (4 * plain.floor, None)
+        assert task.description == "test/Raised-v0 with pay=4"
+        assert "random policy with pay=4, 100 episodes" in (task.notes or "")
+        assert "reward_threshold 9.5 is of the unchanged environment" in (task.notes or "")
+
+
+def test_what_an_entry_gives_is_not_measured() -> None:
+    task = Registry().get("ppo@test/StepRaises-v0", ["floor=1", "threshold_global=2"])
+    assert (task.floor, task.threshold_global) == (1, 2)
+    assert task.notes == "Derived from the environment's id."
 
 
 def test_images_have_a_convolutional_network_with_ppo_and_none_with_dqn() -> None:
