@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .baseline import measure_baseline
+from .baseline import Baseline, measure_baseline
 from .belief import WINDOW, Belief, ScoreBelief, Threshold, Trials, believe
 from .crossing import Crossing, locate
 from .results import Outcome, Request
@@ -32,7 +32,9 @@ class Estimate:
     `baseline_*` describe the native trials (sd over seeds, n - 1), `n_trials`, `n_failed` and
     `compute_s` (seconds) every training that was spent, pilots and baselines included. `outliers`
     are subspace trials, (d, score) with None for a failed one, that hardly count: under the `score`
-    likelihood they are more likely outliers than not.
+    likelihood they are more likely outliers than not. `at_chance`: a prediction that is always the
+    same reaches the local threshold, or may score as the baseline does, so that a d_int90 says
+    nothing.
     """
 
     floor: float
@@ -46,6 +48,7 @@ class Estimate:
     n_failed: int
     compute_s: float
     outliers: tuple[tuple[int, float | None], ...]
+    at_chance: bool
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def estimate(task: Task, D: int, outcomes: Mapping[Request, Outcome]) -> Estimat
         n_failed=sum(outcome.score is None for outcome in used.values()),
         compute_s=sum(outcome.cost_s for outcome in used.values()),
         outliers=_outliers(Trials.of(subspace_trials(used)), local, global_),
+        at_chance=_at_chance(task, baseline, local),
     )
 
 
@@ -101,6 +105,12 @@ def targets(task: Task, outcomes: Mapping[Request, Outcome]) -> tuple[Target | N
     else:  # one native trial does not know how far off it is
         local = Target(raws[0], None, Crossing(raws[0]))
     return local, data.target(raws[1]) if len(raws) > 1 else None
+
+
+def _at_chance(task: Task, baseline: Baseline | None, local: Target | None) -> bool:
+    if task.chance is None or baseline is None or local is None:
+        return False
+    return min(baseline.lower_bound(), local.threshold) <= task.chance
 
 
 def _outliers(trials: Trials, *found: Target | None) -> tuple[tuple[int, float | None], ...]:

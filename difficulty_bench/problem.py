@@ -147,6 +147,16 @@ class SupervisedProblem(Problem):
     def _needed(self) -> list[str]:
         return ["train", "test", *(["validation"] if self.has_validation else [])]
 
+    def chance(self) -> float | None:
+        """The accuracy on the test split of always naming its largest class.
+
+        None where the score is not `accuracy`.
+        """
+        if self.score is not accuracy:
+            return None
+        y = self.splits["test"][1]
+        return float(y.bincount().max()) / len(y)
+
     def training_pair(self, split: Split) -> Pair:
         """The pair to train on when the network will be judged on `split`."""
         x, y = self.splits["train"]

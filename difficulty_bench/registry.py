@@ -110,6 +110,7 @@ class Task(Entry):
     agent: EntryPoint
     projection: str = "hashed"
     floor: float
+    chance: float | None = None
     threshold_global: float | None = None
     lr_rule: LrRule = "matched"
     tuning: Tuning | None = None
@@ -129,8 +130,8 @@ class Task(Entry):
     def definition(self) -> dict[str, Any]:
         """Everything that decides what one training does, defaults included; JSON-ready.
 
-        Left out: what only says which trainings to run and how to read them (floor, thresholds,
-        search range, tuning grid, reference), so that reading anew trains nothing anew.
+        Left out: what only says which trainings to run and how to read them (floor, chance,
+        thresholds, search range, tuning grid, reference), so that reading anew trains nothing anew.
         """
         entries = {"problem": self.problem, "network": self.network, "agent": self.agent}
         found: dict[str, Any] = {

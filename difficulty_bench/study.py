@@ -129,6 +129,20 @@ def _named(task: Task) -> Iterator[None]:
         raise UsageError(f"{task.name}: {error}") from error
 
 
+@stdout_to_stderr()
+def with_chance(task: Task, known: float | None) -> Task:
+    """The task with its `chance`: as declared, as `known` from an earlier run, or measured.
+
+    Measuring reads the data. Raise UsageError where that fails.
+    """
+    if task.chance is None and known is None:
+        problem: Problem = task.problem()
+        if isinstance(problem, SupervisedProblem):
+            with user_code(f"{task.name}: problem '{task.problem.entry_point}': its test data"):
+                known = problem.chance()
+    return task if task.chance is not None else task.model_copy(update={"chance": known})
+
+
 def choose_device(name: str) -> str:
     """`auto` is the GPU where there is one. Raise ResourceError for a device that is not there."""
     available = torch.cuda.is_available()

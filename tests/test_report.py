@@ -170,6 +170,30 @@ def test_trials_that_hardly_count_are_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("chance", "scores", "doubted"),
+    [
+        (0.1, (0.09, 0.1, 0.11), True),  # learned nothing
+        (0.1, (0.2, 0.1, 0.1), True),  # perhaps
+        (0.9, (0.95, 0.951, 0.952), True),  # learned something, but 90% of it is less than nothing
+        (0.1, (0.95, 0.951, 0.952), False),
+        (None, (0.09, 0.1, 0.11), False),
+    ],
+)
+def test_a_baseline_at_chance_is_doubted(
+    chance: float | None, scores: tuple[float, ...], doubted: bool
+) -> None:
+    of = recorded.reading(chance=chance, baseline_seeds=3)
+    native = [recorded.result(of, "baseline", 0, seed, y) for seed, y in enumerate(scores)]
+    with recorded.fill(Store.in_memory(), of, native) as source:
+        (found,) = rows(source)
+        page = markdown([found], Figures())
+    says = f"a prediction that is always the same scores {chance}"
+    assert (says in row_text(found)) == doubted
+    assert (f"- warning: {says}" in page) == doubted
+    assert (f"\nWarning for known: {says}" in page) == doubted
+
+
+@pytest.mark.parametrize(
     ("task", "local", "global_"), [("control", 0.9 * 498, 475.0), ("known", 0.88, 0.9)]
 )
 def test_every_point_says_what_its_trials_scored(

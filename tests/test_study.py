@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec, patch
 
 import pytest
+import torch
 from rich.console import Console
 
 from difficulty_bench import context
@@ -25,6 +27,7 @@ from difficulty_bench.checkpoint import Checkpoint, checkpoint_path
 from difficulty_bench.cli import main
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.errors import BenchError, ResourceError, UsageError
+from difficulty_bench.problem import SupervisedProblem
 from difficulty_bench.progress import Progress
 from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request, enumerated
@@ -532,6 +535,26 @@ def test_a_trial_whose_process_died_is_tried_again_by_a_later_run(tmp_path: Path
     finished = measure(tmp_path, *words)
     (row,) = table(finished)
     assert (trained(finished), row["n_trials"], row["n_failed"]) == (1, 5, 0)
+
+
+def test_a_learner_at_chance_is_said_to_be(tmp_path: Path) -> None:
+    """A floor of 0, as the paper has it, lets it have a threshold."""
+    settings = ["problem.separation=0.0", "floor=0", "threshold_global=null"]
+    words = [*["--d", "2", "--seeds", "1"], *(w for s in settings for w in ("--set", s))]
+    (row,) = table(measure(tmp_path, *words, "--workers", "1"))
+    assert (row["chance"], row["at_chance"]) == (0.5, True)
+    (row,) = table(measure(tmp_path, "--d", "2", "--seeds", "1", "--workers", "1"))
+    assert (row["chance"], row["at_chance"]) == (0.5, False)
+
+
+def test_the_largest_class_is_chance() -> None:
+    x, y = torch.zeros(10, 3), torch.tensor([0, 1, 1, 1, 2, 1, 0, 1, 1, 2])
+    made = SupervisedProblem(
+        (3,), 3, lambda: dict.fromkeys(("train", "validation", "test"), (x, y))
+    )
+    assert made.chance() == 0.6
+    made = replace(made, score=lambda output, target: 0.0)
+    assert made.chance() is None
 
 
 def test_an_agent_that_cannot_be_called_is_refused_before_it_fails_a_trial() -> None:

@@ -63,6 +63,8 @@ def _paradigm(paradigm: str, rows: Sequence[Row]) -> str:
     for row in own:
         if row["error"]:
             lines += ["", f"No number for {escape(row['error'], 600)}."]
+        if row["at_chance"]:
+            lines += ["", f"Warning for {escape(row['task'])}: {escape(text.doubt(row), 600)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -148,6 +150,7 @@ def _caption(row: Row) -> str:
 def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "no number", escape(row["error"] or "", 600)
     yield "d_int90", "" if row["error"] else text.d_int90_text(row)
+    yield "warning", escape(text.doubt(row), 600)
     yield "bits", _sizes(row)
     yield "metric", f"{escape(text.metric(row))}; floor {text.score(row['floor'])}"
     yield "network", code(row["network"])

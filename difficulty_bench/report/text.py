@@ -107,6 +107,17 @@ def baseline(row: Row) -> str:
     return f"{score(row['baseline_mean'])}{spread} (n = {row['baseline_n']})"
 
 
+def doubt(row: Row) -> str:
+    """Why the row's d_int90 says nothing, and the mend; empty where that is not so."""
+    if not row["at_chance"]:
+        return ""
+    return (
+        f"a prediction that is always the same scores {score(row['chance'])}, and the baseline or "
+        "its local threshold is not clearly above that, so d_int90 says nothing; give the agent "
+        f"more budget, or measure from there with --set floor={row['chance']:g}"
+    )
+
+
 def paper_rule(row: Row) -> str:
     local, global_ = row["paper_rule_d"], row["paper_rule_d_global"]
     return count(local) if row["threshold_global"] is None else f"{count(local)} / {count(global_)}"
@@ -171,6 +182,7 @@ def row_text(row: Row) -> str:
         f"  threshold  {score(row['threshold_local'])} local; "
         f"{score(row['threshold_global'])} global ({metric(row)})",
         f"  baseline   {baseline(row)}; floor {score(row['floor'])}",
+        *([f"  warning    {doubt(row)}"] if row["at_chance"] else []),
         f"  paper rule {paper_rule(row)}; published {published(row)}",
         f"  trials     {trials(row)}; {duration(row['compute_s'])} in all",
         *([f"  outliers   {outliers(row)}"] if row["outliers"] else []),

@@ -25,7 +25,7 @@ from ..registry import AT, Registry, Task
 from ..report import row_text, rows
 from ..results import Request, TrialResult, describe, enumerated
 from ..store import Store
-from ..study import Plan, Prepared, choose_device, prepare, run_study
+from ..study import Plan, Prepared, choose_device, prepare, run_study, with_chance
 from ..tracking import Tracker
 from ..trial import Runtime, study_identity
 from ..tuning import relevant
@@ -126,7 +126,8 @@ def _measure(
                 for one in prepared:
                     listener = _Listener(progress, tracker)
                     try:
-                        store.add_study(one.task, one.D, settings, one.metric)
+                        task = with_chance(one.task, _known_chance(store, one.task))
+                        store.add_study(task, one.D, settings, one.metric)
                         known = store.outcomes(study_identity(one.task))
                         if known and (why := plan.lacking(one, known)):
                             progress.note(f"{one.task.name}: not done: {why}")
@@ -151,6 +152,11 @@ def _measure(
         printed = print_rows(store, [one.task for one in prepared], as_json=arguments.json)
     failed = any(row["n_failed"] for row in printed)
     return _exit_code(complete, errors, caught, progress, failed=failed)
+
+
+def _known_chance(store: Store, task: Task) -> float | None:
+    study = study_identity(task)
+    return next((r.task.chance for r in store.studies() if r.study == study), None)
 
 
 def print_rows(store: Store, tasks: Sequence[Task], *, as_json: bool) -> list[dict[str, Any]]:
