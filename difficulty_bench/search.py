@@ -10,6 +10,7 @@ that came from elsewhere choose none of the next ones, but they may end the sear
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from .design import NATIVE
 from .errors import UsageError
@@ -19,7 +20,15 @@ from .script import Script, Step, replay
 from .stages import Stages
 from .tuning import chosen_lr, pilots, relevant
 
-__all__ = ["chosen_lr", "lacking", "next_round", "stop_reason", "study_script"]
+__all__ = ["Stop", "chosen_lr", "lacking", "next_round", "stop_reason", "study_script"]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why a study asks for nothing more; `cut_short` where it would, but for `max_trials`."""
+
+    reason: str
+    cut_short: bool = False
 
 
 def next_round(
@@ -52,12 +61,13 @@ def stop_reason(
     max_trials: int | None = None,
     grid: Sequence[int] | None = None,
     seeds: int | None = None,
-) -> str | None:
+) -> Stop | None:
     """Why the same call of `next_round` asks for nothing more; None while it does."""
     step = _step(task, D, outcomes, precision, max_trials, grid, seeds)
     if step.capped:
-        return f"max_trials = {step.asked} reached; a larger --max-trials goes on from here"
-    return step.result
+        reached = f"max_trials = {step.asked} reached; a larger --max-trials goes on from here"
+        return Stop(reached, cut_short=True)
+    return None if step.result is None else Stop(step.result)
 
 
 def lacking(

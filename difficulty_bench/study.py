@@ -18,7 +18,7 @@ from .outputs import stdout_to_stderr
 from .problem import Problem, SupervisedProblem, count_parameters
 from .registry import Task
 from .results import Outcome, Request, TrialResult
-from .search import lacking, next_round, stop_reason
+from .search import Stop, lacking, next_round, stop_reason
 from .store import Store
 from .trial import Runtime, Trial, build_network, study_identity
 
@@ -44,7 +44,7 @@ class Plan:
         """`search.next_round` for this plan."""
         return next_round(prepared.task, prepared.D, outcomes, **vars(self))
 
-    def stop_reason(self, prepared: Prepared, outcomes: Mapping[Request, Outcome]) -> str | None:
+    def stop_reason(self, prepared: Prepared, outcomes: Mapping[Request, Outcome]) -> Stop | None:
         """`search.stop_reason` for this plan."""
         return stop_reason(prepared.task, prepared.D, outcomes, **vars(self))
 
@@ -155,7 +155,7 @@ def choose_device(name: str) -> str:
 
 def run_study(
     prepared: Prepared, store: Store, engine: Engine, runtime: Runtime, plan: Plan, who: Listener
-) -> str | None:
+) -> Stop | None:
     """Measure until the search asks for nothing more; why it ended, or None if interrupted.
 
     Raise UsageError, with the task's name, for what only a training found out not to fit.

@@ -27,7 +27,7 @@ from difficulty_bench.design import (
 from difficulty_bench.errors import StudyError, UsageError
 from difficulty_bench.estimate import Target, estimate
 from difficulty_bench.results import Outcome, Request
-from difficulty_bench.search import chosen_lr, lacking, next_round, stop_reason
+from difficulty_bench.search import Stop, chosen_lr, lacking, next_round, stop_reason
 from difficulty_bench.stages import Stages, tidy
 from difficulty_bench.tuning import ChosenLr
 
@@ -119,7 +119,7 @@ class TestReplay:
         assert max(*found.local.factors(), *found.global_.factors()) < TASK.search.precision
         assert next_round(TASK, D, stored) == []
         ended = "local within a factor 1.25; global within a factor 1.25"
-        assert stop_reason(TASK, D, stored) == ended
+        assert stop_reason(TASK, D, stored) == Stop(ended)
         assert lacking(TASK, D, stored) is None
         assert next_round(TASK, D, stored, grid=[20], seeds=1) == [
             Request("trial", 20, 0, float(f"{(D / 20) ** 0.5:.6g}"))
@@ -162,7 +162,7 @@ class TestStopping:
             near = [r for r in outcomes if r.role == "trial" and d / 1.3 <= r.d <= d * 1.3]
             assert len(near) >= task.search.seeds
         assert len(outcomes) < 100
-        assert "within a factor" in stop_reason(task, D, outcomes)
+        assert "within a factor" in stop_reason(task, D, outcomes).reason
 
     def test_an_interval_that_is_open_below_the_range_is_not_searched_for_ever(self):
         """The crossing is at d_min or just below: no seed of d_min says how far."""
@@ -213,7 +213,7 @@ class TestStopping:
         assert found.global_ is None
         assert sum(r.d == 40_000 for r in outcomes) == 3
         assert len(outcomes) <= 15
-        assert stop_reason(task, D, outcomes) == "local > d_max"
+        assert stop_reason(task, D, outcomes) == Stop("local > d_max")
 
     @pytest.mark.parametrize("model", ["score", "pass"])
     def test_always_solved_is_cheap_and_censored(self, model):
@@ -236,7 +236,9 @@ class TestStopping:
         learn = learner(power_law(300))
         outcomes = run_study(TASK, learn, max_trials=10)
         assert len(outcomes) == 10
-        assert "max_trials = 10" in stop_reason(TASK, D, outcomes, max_trials=10)
+        stop = stop_reason(TASK, D, outcomes, max_trials=10)
+        assert stop.cut_short
+        assert "max_trials = 10" in stop.reason
         assert stop_reason(TASK, D, outcomes) is None
 
     def test_failures_near_the_crossing_do_not_stop_the_search(self):
@@ -284,7 +286,7 @@ class TestGrid:
         trials = Counter(r.d for r in outcomes if r.role == "trial")
         assert trials == {100: 3, 300: 3, 1000: 3}
         assert sum(r.role == "baseline" for r in outcomes) == 5
-        assert "3 seeds" in stop_reason(TASK, D, outcomes, grid=[100, 300, 1000], seeds=3)
+        assert "3 seeds" in stop_reason(TASK, D, outcomes, grid=[100, 300, 1000], seeds=3).reason
 
     def test_no_trial_waits_for_another(self):
         requests = next_round(TASK, D, {}, grid=[100, 300], seeds=2)

@@ -118,6 +118,16 @@ def test_killed_and_run_again_gives_the_uninterrupted_table(
     assert trained(again) <= uninterrupted[0]["n_trials"] - after
 
 
+def test_a_search_cut_short_says_so_even_when_quiet(tmp_path: Path) -> None:
+    quiet = ["run", "--tasks", str(TINY), "--task", "tiny", "--workers", "1", "--quiet"]
+    finished = bench(*quiet, "--max-trials", "3", cwd=tmp_path)
+    assert finished.returncode == 0
+    assert finished.stderr == (
+        "warning: tiny: cut short: max_trials = 3 reached; a larger --max-trials goes on from here\n"
+    )
+    assert bench(*quiet, "--d", "3", "--seeds", "1", cwd=tmp_path).stderr == ""
+
+
 def test_max_trials_in_two_steps_equals_one(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -54,10 +54,11 @@ def _dry_run(path: Path, prepared: Sequence[Prepared], plan: Plan) -> int:
         for one in prepared:
             outcomes = store.outcomes(study_identity(one.task))
             known = len(relevant(one.task, one.D, outcomes))  # a store keeps every lr rule's
-            what = f"done: {plan.stop_reason(one, outcomes)}"
-            if why := plan.lacking(one, outcomes):
+            if stop := plan.stop_reason(one, outcomes):
+                what = f"done: {stop.reason}"
+            else:
                 next_ones = enumerated([describe(r) for r in plan.next_round(one, outcomes)])
-                what = f"not done: {why}; next: {next_ones}"
+                what = f"not done: {plan.lacking(one, outcomes)}; next: {next_ones}"
             print(f"{one.task.name}: D = {one.D}; {known} trials in {path}; {what}")
     return 0
 
@@ -131,15 +132,18 @@ def _measure(
                         known = store.outcomes(study_identity(one.task))
                         if known and (why := plan.lacking(one, known)):
                             progress.note(f"{one.task.name}: not done: {why}")
-                        reason = run_study(one, store, engine, runtime, plan, listener)
+                        stop = run_study(one, store, engine, runtime, plan, listener)
                     except (StudyError, UsageError) as error:  # of this task; the next may be sound
                         store.forget_empty(study_identity(one.task))
                         errors.append(error)
                         continue
-                    if reason is None:
+                    if stop is None:
                         complete = False
                         break
-                    progress.note(f"{one.task.name}: done: {reason}")
+                    if stop.cut_short:  # part of the result: the interval is wider than asked for
+                        progress.warn(f"{one.task.name}: cut short: {stop.reason}")
+                    else:
+                        progress.note(f"{one.task.name}: done: {stop.reason}")
         except ResourceError:  # the last word; those before it must not be lost
             for earlier in errors:
                 progress.warn(str(earlier))
