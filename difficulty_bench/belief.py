@@ -106,7 +106,7 @@ def believe(
 ) -> Belief:
     """The belief under the `score` likelihood if `scores` and they allow it, else under `pass`."""
     if scores and _smooth(trials, threshold.value):
-        return ScoreBelief(_curve(trials, clip), threshold)
+        return ScoreBelief(clipped_curve(trials, clip), threshold)
     return _pass_belief(trials, threshold, *bracket)
 
 
@@ -126,7 +126,8 @@ def _smooth(trials: Trials, threshold: float) -> bool:
     return sum(beyond) <= MAX_FAILED * len(beyond)
 
 
-def _curve(trials: Trials, clip: tuple[float, float]) -> Curve:
+def clipped_curve(trials: Trials, clip: tuple[float, float]) -> Curve:
+    """The curve of scores clipped to `clip`, a failed trial having the lower end of it."""
     low, high = clip
     y = tuple(low if y is None else min(max(y, low), high) for y in trials.y)
     return curve.fit(trials.d, y)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .baseline import Baseline, measure_baseline
-from .belief import WINDOW, Belief, ScoreBelief, Threshold, Trials, believe
+from .belief import WINDOW, Belief, ScoreBelief, Threshold, Trials, believe, clipped_curve
 from .crossing import Crossing, locate
 from .results import Outcome, Request
 from .tuning import relevant
@@ -32,9 +32,9 @@ class Estimate:
     `baseline_*` describe the native trials (sd over seeds, n - 1), `n_trials`, `n_failed` and
     `compute_s` (seconds) every training that was spent, pilots and baselines included. `outliers`
     are subspace trials, (d, score) with None for a failed one, that hardly count: under the `score`
-    likelihood they are more likely outliers than not. `at_chance`: a prediction that is always the
-    same reaches the local threshold, or may score as the baseline does, so that a d_int90 says
-    nothing.
+    likelihood they are more likely outliers than not, and not only beside clipped scores.
+    `at_chance`: a prediction that is always the same reaches the local threshold, or may score as
+    the baseline does, so that a d_int90 says nothing.
     """
 
     floor: float
@@ -80,7 +80,9 @@ def estimate(task: Task, D: int, outcomes: Mapping[Request, Outcome]) -> Estimat
         n_trials=len(used),
         n_failed=sum(outcome.score is None for outcome in used.values()),
         compute_s=sum(outcome.cost_s for outcome in used.values()),
-        outliers=_outliers(Trials.of(subspace_trials(used)), local, global_),
+        outliers=_outliers(
+            subspace_trials(used), task.floor, baseline, *(t for t in (local, global_) if t)
+        ),
         at_chance=_at_chance(task, baseline, local),
     )
 
@@ -113,13 +115,24 @@ def _at_chance(task: Task, baseline: Baseline | None, local: Target | None) -> b
     return min(baseline.lower_bound(), local.threshold) <= task.chance
 
 
-def _outliers(trials: Trials, *found: Target | None) -> tuple[tuple[int, float | None], ...]:
-    """Of `trials`, raw scores in canonical order; one curve serves both thresholds."""
-    beliefs = [target.belief for target in found if target is not None]
+def _outliers(
+    pairs: list[tuple[int, float | None]], floor: float, baseline: Baseline | None, *found: Target
+) -> tuple[tuple[int, float | None], ...]:
+    """Of `pairs`, in canonical order; one curve serves both thresholds.
+
+    Clipped scores do not spread, and beside them an ordinary one looks odd: it must look so, too,
+    in a window twice as wide, where its neighbours are not clipped.
+    """
+    beliefs = [target.belief for target in found]
     curves = [belief.curve for belief in beliefs if isinstance(belief, ScoreBelief)]
-    chance = curves[0].outlier if curves else np.zeros(len(trials.d))
-    each = zip(trials.d, trials.y, chance, strict=True)
-    return tuple((d, score) for d, score, p in each if p > 0.5)
+    if baseline is None or not curves or not (curves[0].outlier > 0.5).any():
+        return ()
+    scale, raw = Scale(floor, baseline.mean - floor), Trials.of(pairs)
+    whole = Trials.of([(d, scale.of(score)) for d, score in pairs])
+    values = [(target.threshold - floor) / scale.unit for target in found]
+    again = clipped_curve(whole, (min(values) - 2 * WINDOW, max(values) + 2 * WINDOW))
+    odd = (curves[0].outlier > 0.5) & (again.outlier > 0.5)
+    return tuple((d, score) for d, score, o in zip(raw.d, raw.y, odd, strict=True) if o)
 
 
 def subspace_trials(outcomes: Mapping[Request, Outcome]) -> list[tuple[int, float | None]]:

@@ -598,6 +598,16 @@ class TestPsychometric:
         assert few.above(np.log(np.array([60.0])))[0] > 0.95
 
 
+def test_an_ordinary_score_is_no_outlier_because_the_others_are_clipped():
+    """Those below .6 count as .6, which hides how far seeds spread at 20 and 40."""
+    scores = {20: [0.28, 0.25], 40: [0.42, 0.45], 80: [0.67, 0.58], 160: [0.83, 0.83]}
+    scores[320] = [0.91, 0.9]
+    task = made_up_task(lr_rule="paper", threshold_global=None)
+    assert estimate(task, D, results(scores, NATIVE)).outliers == ()
+    scores[160] = [0.83, 0.84, 0.82, 0.3]
+    assert estimate(task, D, results(scores, NATIVE)).outliers == ((160, 0.3),)
+
+
 def test_a_guess_without_an_interval_is_no_number():
     """One failure and one success far above it bound the crossing on neither side."""
     found = estimate(PASS, D, results({30: [0.2], 800: [0.95]}, NATIVE)).local
