@@ -147,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "status",
         "look:status",
-        "what has run, what is under way, what failed, what it cost",
+        "what has run, what is under way or interrupted, what failed, what it cost",
         (stored,),
     )
     show = add("show", "look:show", "a task in full, and what was measured of it")

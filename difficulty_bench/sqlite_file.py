@@ -30,7 +30,7 @@ class WriterLock:
     def __init__(self, path: Path) -> None:
         if path.is_dir():
             raise _refuse(path, "is a folder")
-        self._path = path.absolute().with_name(path.name + ".lock")
+        self._path = _lock_file(path)
         if self._path in self._held:
             raise _refuse(path, "this process is already writing to it", "close it first")
         try:
@@ -50,11 +50,33 @@ class WriterLock:
         os.write(self._file, str(os.getpid()).encode())
         self._held.add(self._path)
 
+    @classmethod
+    def is_held(cls, path: Path) -> bool:
+        """Whether a live process may write to `path`."""
+        lock = _lock_file(path)
+        if lock in cls._held:  # and closing the file here would drop the lock
+            return True
+        try:
+            file = os.open(lock, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(file)
+        return False
+
     def release(self) -> None:
         """May be called twice. The file stays: removing it would let two writers in."""
         if self._path in self._held:
             self._held.remove(self._path)
             os.close(self._file)
+
+
+def _lock_file(path: Path) -> Path:
+    return path.absolute().with_name(path.name + ".lock")
 
 
 def open_writer(path: Path | str, schema: str, added: Added) -> sqlite3.Connection:

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -155,9 +157,10 @@ def test_a_trial_that_is_finished_here_needs_no_checkpoint(tmp_path: Path, file:
     assert not list(checkpoint_folder(target).iterdir())
 
 
-def test_status_tells_of_trials_under_way(
+def test_status_tells_of_trials_that_have_begun(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """They are under way while another process writes to the store, interrupted otherwise."""
     path = tmp_path / "bench.sqlite"
     put(path, checkpoint(steps=1234))
     put(path, replace(checkpoint(request=Request("baseline", 0, 2)), state=None))
@@ -167,10 +170,15 @@ def test_status_tells_of_trials_under_way(
     with Store(path) as store:
         recorded.fill(store, OF, [DONE])
     assert main(["status", "--store", str(path)]) == 0
-    said = capsys.readouterr().out
+    interrupted = capsys.readouterr().out
+    words = [sys.executable, "-m", "difficulty_bench", "status", "--store", str(path)]
+    with Store(path):
+        assert main(["status", "--store", str(path)]) == 0  # which leaves the lock where it is
+        said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert said == capsys.readouterr().out == interrupted.replace("interrupted", "under way")
     assert "  under way: trial d=100 seed 1, step 1,234 after 1 s, loss 0.5\n" in said
     assert "  under way: baseline native seed 2, step 5 after 1 s, loss 0.5; nothing saved" in said
-    assert said.count("under way") == 2
+    assert said.count("under way") == interrupted.count("interrupted") == 2
 
 
 def test_a_disk_that_takes_no_checkpoint_is_not_the_file_s_fault(

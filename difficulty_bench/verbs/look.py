@@ -17,6 +17,7 @@ from ..problem import count_parameters
 from ..registry import Registry, Task
 from ..report import d_int90_text, rows
 from ..results import describe
+from ..sqlite_file import WriterLock
 from ..store import Store
 from ..trial import build_network, study_identity
 from .run import given_settings
@@ -78,9 +79,10 @@ def _measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Per row of the report: its trials by state, those under way, cost, what is known."""
+    """Per row of the report: its trials by state, those begun, cost, what is known."""
     with Store(store_to_read(arguments), read_only=True) as store:
-        measured, begun = rows(store), _under_way(store)
+        measured, begun = rows(store), _begun(store)
+        how = "under way" if WriterLock.is_held(store.path) else "interrupted"
         if not measured:
             print(f"{arguments.store}: nothing measured yet")
         for row in measured:
@@ -92,12 +94,12 @@ def status(arguments: argparse.Namespace) -> int:
             print(f"{row['task']} {settings}".rstrip())
             print(f"  {counts or 'no trials yet'}; {row['compute_s']:.0f} s in all")
             for one in begun.get(row["study"], ()):
-                print(f"  under way: {harmless(one)}")
+                print(f"  {how}: {harmless(one)}")
             print(f"  d_int90 {d_int90_text(row)}")
     return 0
 
 
-def _under_way(store: Store) -> dict[str, list[str]]:
+def _begun(store: Store) -> dict[str, list[str]]:
     """By study, the trials without an end that have a checkpoint: how far, how long, how good."""
     found: dict[str, list[str]] = defaultdict(list)
     for _, one in checkpoints(checkpoint_folder(store.path), _warn):
