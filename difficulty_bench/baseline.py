@@ -47,11 +47,14 @@ def measure_baseline(task: Task, outcomes: Mapping[Request, Outcome]) -> Baselin
     failed = sorted(seed for seed, score in native.items() if score is None)
     scores = [score for _, score in sorted(native.items()) if score is not None]
     if failed:
+        limit = task.timeout_s
+        longer = f", or a longer timeout_s than {limit:g} where they ran out of it" if limit else ""
         raise StudyError(
             f"{task.name}: {len(failed)} of {len(native)} baseline trials failed (seeds "
             f"{', '.join(map(str, failed))}; the others scored {_listed(scores)}); "
-            "a difficulty needs native training that works: give the agent other parameters, or "
-            "mend its code and raise the task's `version`, for trials stay as long as that does"
+            "a difficulty needs native training that works: give the agent other parameters"
+            f"{longer}, or mend its code and raise the task's `version`, for trials stay as long "
+            "as that does"
         )
     if not scores:
         return None

@@ -204,7 +204,7 @@ class TrialContext:
         if self._ticks == ENOUGH_TICKS:
             self.check_early_stop()
         if self._timeout_s is not None and self.elapsed_s() > self._timeout_s:
-            raise TimedOut(f"over {self._timeout_s:g} s at step {steps}")
+            raise TimedOut(f"over timeout_s = {self._timeout_s:g} at step {steps}")
         stopping = self._runtime.must_stop()
         due = time.perf_counter() - self._last_save > CHECKPOINT_INTERVAL_S
         if stopping or (due and state is not None):

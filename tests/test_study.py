@@ -187,6 +187,14 @@ def test_one_task_without_a_number_leaves_the_next_ones_theirs(tmp_path: Path) -
     assert (found["tiny"]["error"], found["tiny"]["n_trials"]) == (None, 10)
 
 
+def test_a_baseline_out_of_time_names_the_limit(tmp_path: Path) -> None:
+    limit = [*["--set", "agent.how=hang"], *["--set", "timeout_s=0.1"], "--workers", "1"]
+    words = ["run", "--tasks", str(TINY), "--task", "tiny-broken", *limit, "--d", "2"]
+    *events, last = bench(*words, cwd=tmp_path).stderr.splitlines()
+    assert "timed_out: over timeout_s = 0.1 at step" in events[0]
+    assert "or a longer timeout_s than 0.1 where they ran out of it" in last
+
+
 def test_a_task_that_cannot_be_measured_leaves_the_next_ones_theirs(tmp_path: Path) -> None:
     """What is wrong with it shows in its first trial; it exits with 2 and leaves no empty study."""
     refuse = "tiny-refuse: {extends: tiny-broken, agent: {how: refuse}}"

@@ -359,7 +359,7 @@ def test_the_time_before_a_resumption_counts(tmp_path: Path) -> None:
     assert context.resume() == {"a": 1}
     assert (context.steps, context.curve) == (5, [point])
     assert 60 <= context.elapsed_s() < 70
-    with pytest.raises(TimedOut, match="over 50 s at step 6"):
+    with pytest.raises(TimedOut, match="over timeout_s = 50 at step 6"):
         context.tick(6)
 
 
