@@ -26,6 +26,7 @@ from difficulty_bench.results import Request
 from difficulty_bench.store import Store
 from difficulty_bench.study_file import Imported, export_study, import_study, opened_study
 from difficulty_bench.trial import Runtime, Trial, run_trial
+from difficulty_bench.verbs.study import plan_of
 
 from . import recorded
 
@@ -79,6 +80,35 @@ def test_a_study_goes_on_elsewhere_as_it_would_have_here(
     assert ends[0] == ends[1]
     assert len(ends[0][0]) == 9
     assert "environments_reset" in {name for _, name, _ in ends[1][2]}  # it did not start again
+
+
+def test_an_imported_study_is_resumed_as_far_as_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = ["--tasks", str(Path(__file__).parent / "tiny.yaml"), "--task", "tiny"]
+    here, file = ["--store", str(tmp_path / "here.sqlite")], str(tmp_path / "study.zip")
+    words = ["run", *tiny, *here, "--workers", "1", "--d", "3,5", "--seeds=2", "--max-trials", "2"]
+    monkeypatch.setattr(sys, "argv", ["bench", *words])
+    assert main(words) == 0
+    assert main(["study", "export", file, *tiny, *here]) == 0
+    assert main(["study", "import", file, *tiny[:2], "--store", str(tmp_path / "there")]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert f"--task tiny --d 3,5 --seeds 2 --max-trials 2 --store {tmp_path / 'there'}" in last
+
+
+@pytest.mark.parametrize(
+    ("command", "plan"),
+    [
+        ("bench run --env X --d 3 --set a=1 --precision=1.1", ("--d", "3", "--precision", "1.1")),
+        ("bench run --task x", ()),
+        ("bench run --d '$(rm)' --seeds", ()),
+        ("bench run '", ()),
+    ],
+)
+def test_of_a_command_from_elsewhere_only_numbers_are_repeated(
+    command: str, plan: tuple[str, ...]
+) -> None:
+    assert plan_of(command) == plan
 
 
 OF = recorded.reading()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from ..study_file import export_study, import_study, opened_study
 from ..trial import study_identity
 from .look import store_to_read
 from .run import given_settings, given_tasks
+
+PLAN = "--d", "--seeds", "--precision", "--max-trials"  # what `bench run` may be given of `Plan`
 
 
 def study(arguments: argparse.Namespace) -> int:
@@ -52,6 +55,7 @@ def _import(arguments: argparse.Namespace) -> int:
     # in this order: a file that is refused leaves no store
     with opened_study(arguments.file) as content, Store(arguments.store) as store:
         done = import_study(store, content)
+        plans = {plan_of(t.environment.get("command", "")) for _, t in content.parsed.trials}
     for conflict in done.merged.conflicts:
         print(f"bench: warning: {conflict}", file=sys.stderr)
     reading = done.reading
@@ -60,11 +64,27 @@ def _import(arguments: argparse.Namespace) -> int:
         f"{arguments.store}: {reading.task.name}, {done.merged.added} trials added, "
         f"{done.merged.known} were there already; {done.checkpoints} checkpoints added{kept}"
     )
-    print(f"it goes on with: {harmless(_resuming(reading, arguments.tasks, arguments.store))}")
+    for plan in sorted(plans) or [()]:  # trials may have been asked for by several commands
+        command = _resuming(reading, plan, arguments.tasks, arguments.store)
+        print(f"it goes on with: {harmless(command)}")
     return 0
 
 
-def _resuming(reading: Reading, tasks: Sequence[Path], store: Path) -> str:
+def plan_of(command: str) -> tuple[str, ...]:
+    """How far `command`, which comes from elsewhere, was asked to measure: `--d 3,5 --seeds 2`."""
+    try:
+        words = iter(shlex.split(command))
+    except ValueError:
+        return ()
+    kept = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key in PLAN and re.fullmatch(r"[\d.,]+", value := value if equals else next(words, "")):
+            kept += [key, value]
+    return tuple(kept)
+
+
+def _resuming(reading: Reading, plan: Sequence[str], tasks: Sequence[Path], store: Path) -> str:
     """The command that goes on; a task of one's own needs the file that holds it."""
     name, registry = reading.task.name, Registry(tasks)
     template, at, _ = name.partition(AT)
@@ -73,5 +93,6 @@ def _resuming(reading: Reading, tasks: Sequence[Path], store: Path) -> str:
     words = [word for file in files for word in ("--tasks", file)]
     words += ["--task", name]
     words += [word for setting in reading.settings for word in ("--set", setting)]
+    words += plan
     where = "" if known else f" (FILE: the one with the task '{name}')"
     return shlex.join(["bench", "run", *words, "--store", str(store)]) + where
