@@ -53,6 +53,8 @@ def _send(task: Task, result: TrialResult, mode: str) -> None:
     """One trial as one run: its curve by step, its end in the summary."""
     # Before the import: it takes our package `agents` for another and advertises.
     os.environ.setdefault("WANDB_SILENT", "true")
+    if not os.environ.get("WANDB_MODE"):  # an empty one, which it refuses, means none
+        os.environ.pop("WANDB_MODE", None)
     import wandb
 
     request = result.request

@@ -142,7 +142,9 @@ def parse_scalar(text: str) -> Any:
 
 
 def assign(document: Document, root: KeyPath, setting: str) -> None:
-    """Apply `key.key=value` below `root`, leaving `--set ...` as the place of the key.
+    """Apply `key.key=value` below `root`.
+
+    `--set ...` becomes the place of the key, and of those above it that were not there.
 
     Another `entry_point` drops the keys beside it, which are another function's (see `merge`).
     """
@@ -150,8 +152,10 @@ def assign(document: Document, root: KeyPath, setting: str) -> None:
     if not equals or not name:
         raise UsageError(f"--set {setting}: expected key=value, e.g. agent.learning_rate=3e-4")
     *parents, last = name.split(".")
-    target = document.data
-    for key in (*root, *parents):
+    target, place = document.data, f"--set {setting}"
+    for depth, key in enumerate(path := (*root, *parents), 1):
+        if key not in target:
+            document.marks[path[:depth]] = place
         target = target.setdefault(key, {})
         if not isinstance(target, dict):
             raise UsageError(f"--set {setting}: '{key}' holds a value, not further keys")
@@ -159,7 +163,7 @@ def assign(document: Document, root: KeyPath, setting: str) -> None:
     if last == ENTRY_POINT and value != target.get(last):
         target.clear()
     target[last] = value
-    document.marks[(*root, *parents, last)] = f"--set {setting}"
+    document.marks[(*path, last)] = place
 
 
 def sets_entry_point(setting: str) -> bool:

@@ -104,6 +104,23 @@ def test_mistakes_are_named(tmp_path: Path, wrong: str, right: str, expected: st
 
 
 @pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("foo.bar=1", "tiny.foo: unknown key; did"),
+        ("serch.d_max=9", "tiny.serch: unknown key; did you mean 'search'?"),
+        ("problem.foo.bar=1", "tiny.problem.foo: unknown key; "),
+    ],
+)
+def test_an_unknown_key_above_the_one_that_is_set_is_the_setting_s(
+    setting: str, expected: str
+) -> None:
+    tiny = Registry([Path(__file__).parent / "tiny.yaml"])
+    with pytest.raises(UsageError) as caught:
+        tiny.get("tiny", [setting])
+    assert str(caught.value).startswith(f"--set {setting}: {expected}")
+
+
+@pytest.mark.parametrize(
     ("code", "expected"),
     [
         ("import torch,", "SyntaxError: "),

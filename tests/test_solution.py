@@ -16,7 +16,7 @@ from difficulty_bench.engine import InlineEngine
 from difficulty_bench.errors import UsageError
 from difficulty_bench.projection import NAMES
 from difficulty_bench.registry import Registry
-from difficulty_bench.results import Request
+from difficulty_bench.results import Request, Role
 from difficulty_bench.seeds import content_hash
 from difficulty_bench.solution import Solution, load, trusted_task
 from difficulty_bench.store import Store
@@ -44,6 +44,22 @@ def test_a_saved_solution_scores_as_it_did(tmp_path: Path, projection: str) -> N
     result = problem.evaluate(again.network(), split="test", seed=0, device=torch.device("cpu"))
     assert result.score == score
     assert torch.equal(again.z, solution.z)
+
+
+@pytest.mark.parametrize(
+    ("role", "judged"), [("trial", ", score 0."), ("pilot", ", validation score (a pilot's) 0.")]
+)
+def test_an_export_says_what_its_score_was_taken_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], role: Role, judged: str
+) -> None:
+    task, tiny = TASKS.get("tiny"), str(Path(__file__).parent / "tiny.yaml")
+    (result,) = InlineEngine().run([Trial(task, Request(role, 7, 1, 2.5))], Runtime())
+    with Store(tmp_path / "s.sqlite") as store:
+        store.add_study(task, result.D)
+        store.put(result)
+    words = ["export", result.identity, str(tmp_path / "z.json"), "--tasks", tiny]
+    assert main([*words, "--store", str(tmp_path / "s.sqlite")]) == 0
+    assert judged in capsys.readouterr().out
 
 
 def test_a_network_that_seed_and_z_do_not_hold_is_refused_before_it_is_a_file(

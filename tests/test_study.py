@@ -601,3 +601,8 @@ def test_the_list_has_what_was_measured_with_other_settings(
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tiny ")]
     assert [line.rstrip().endswith(" -") for line in lines] == [True, False]
     assert lines[1].startswith("tiny agent.epochs=2 ")
+    assert main(["show", "tiny", *store]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == "also here, of version 1: bench show tiny --set agent.epochs=2"
+    assert main(["show", "tiny", *store, "--set", "agent.epochs=2"]) == 0
+    assert "also here" not in capsys.readouterr().out

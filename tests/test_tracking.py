@@ -29,6 +29,7 @@ def test_offline_runs_are_written(
 ) -> None:
     """The real wandb, offline: the run's file appears and no warning is given."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "")
     warnings: list[str] = []
     tracker = tracking.Tracker("offline", warnings.append)
     tracker.log(TASK, result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -131,4 +132,11 @@ def show(arguments: argparse.Namespace) -> int:
             print(f"{result.identity[:12]}  {what}")
         for row in rows(store, [study]):
             print(f"d_int90 with lr rule {row['lr_rule']}: {d_int90_text(row)}")
+        for reading in store.studies():
+            if reading.task.name == task.name and reading.study != study:
+                words = ["bench", "show", task.name]
+                words += [word for setting in reading.settings for word in ("--set", setting)]
+                print(
+                    f"also here, of version {reading.task.version}: {harmless(shlex.join(words))}"
+                )
     return 0

@@ -47,8 +47,9 @@ def export(arguments: argparse.Namespace) -> int:
     if arguments.bits is not None:
         solution = solution.quantised(arguments.bits)
     solution.save(arguments.file)
+    judged = "validation score (a pilot's)" if result.request.role == "pilot" else "score"
     print(
-        f"{arguments.file}: {task.name}, d = {result.request.d}, score {result.score:.6g}"
+        f"{arguments.file}: {task.name}, d = {result.request.d}, {judged} {result.score:.6g}"
         f"{quantised}; z has {solution.size_bits:,} bits"
     )
     return 0
