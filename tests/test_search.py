@@ -173,7 +173,7 @@ class TestStopping:
         assert (found.censored, found.ci_low) == (None, None)
         assert len(outcomes) < 60
         ended = "local within a factor 1.25, open below d_min = 300"
-        assert stop_reason(task, D, outcomes) == ended
+        assert stop_reason(task, D, outcomes) == Stop(ended)
 
     def test_it_is_said_what_is_lacking(self):
         learn = learner(power_law(300))
