@@ -37,7 +37,7 @@ from difficulty_bench.estimate import Estimate, estimate
 from difficulty_bench.registry import Search, Task
 from difficulty_bench.results import Outcome, Request
 from difficulty_bench.script import Script
-from difficulty_bench.search import study_script
+from difficulty_bench.search import Plan
 
 Row = dict[str, Any]
 SEEDS = 5
@@ -103,7 +103,7 @@ def adaptive_study(number: int, seed: int) -> Study:
     rng = np.random.default_rng([seed, case.number])
     world = case.draw(rng)
     task = simulated_task(case, world)
-    outcomes, capped = play(study_script(task, case.D), world, rng, LIMIT)
+    outcomes, capped = play(Plan().script(task, case.D), world, rng, LIMIT)
     return _study(case, world, task, outcomes, capped)
 
 
@@ -132,7 +132,7 @@ def grid_study(number: int, points: int, baselines: int, seed: int) -> Study:
     world = case.draw(rng)
     task = simulated_task(case, world)
     dims = np.unique(np.geomspace(*case.bracket, points).round().astype(int)).tolist()
-    script = study_script(task, case.D, grid=dims, seeds=SEEDS)
+    script = Plan(grid=dims, seeds=SEEDS).script(task, case.D)
     outcomes, _ = play(script, world, rng)
     for extra in range(SEEDS, baselines):
         request = Request("baseline", 0, extra, 1.0)

@@ -20,7 +20,7 @@ from .script import Script, Step, replay
 from .stages import Stages
 from .tuning import chosen_lr, pilots, relevant
 
-__all__ = ["Stop", "chosen_lr", "lacking", "next_round", "stop_reason", "study_script"]
+Known = Mapping[Request, Outcome]
 
 
 @dataclass(frozen=True)
@@ -31,116 +31,86 @@ class Stop:
     cut_short: bool = False
 
 
-def next_round(
-    task: Task,
-    D: int,
-    outcomes: Mapping[Request, Outcome],
-    *,
-    precision: float | None = None,
-    max_trials: int | None = None,
-    grid: Sequence[int] | None = None,
-    seeds: int | None = None,
-) -> list[Request]:
-    """The requests to run now; empty when the study is done (`stop_reason` says why).
+@dataclass(frozen=True)
+class Plan:
+    """How far to measure: what `bench run` was asked for beside the task itself.
 
     `precision` (> 1) is the largest factor between d_int90 and each end of its interval;
     `max_trials` counts every role; `grid` replaces the search by exactly these d, with `seeds`
-    seeds each. None takes the task's own, but for `max_trials` of a grid: all of it. Raise
-    UsageError for values that make no sense, and StudyError where the baseline or the pilots cannot
-    carry a measurement.
+    seeds each. None takes the task's own, but for `max_trials` of a grid: all of it. What is asked
+    of a plan raises UsageError for values that make no sense, and StudyError where the baseline or
+    the pilots cannot carry a measurement.
     """
-    return _step(task, D, outcomes, precision, max_trials, grid, seeds).missing
+
+    precision: float | None = None
+    max_trials: int | None = None
+    grid: Sequence[int] | None = None
+    seeds: int | None = None
+
+    def next_round(self, task: Task, D: int, outcomes: Known) -> list[Request]:
+        """The requests to run now; empty when the study is done (`stop_reason` says why)."""
+        return self._step(task, D, outcomes).missing
+
+    def stop_reason(self, task: Task, D: int, outcomes: Known) -> Stop | None:
+        """Why `next_round` asks for nothing more; None while it does."""
+        step = self._step(task, D, outcomes)
+        if step.capped:
+            reached = f"max_trials = {step.asked} reached; a larger --max-trials goes on from here"
+            return Stop(reached, cut_short=True)
+        return None if step.result is None else Stop(step.result)
+
+    def lacking(self, task: Task, D: int, outcomes: Known) -> str | None:
+        """In one line, why `next_round` asks for more; None where it does not."""
+        if not self._step(task, D, outcomes).missing:
+            return None
+        if self.grid is not None:
+            return "trials of the grid are missing"
+        held = _held(task, D, outcomes)
+        if held is None:
+            return "pilots of the learning rate are missing"
+        return held.lacks(*self._rule(task)) or "a round or a bracket is not complete"
+
+    def script(self, task: Task, D: int) -> Script[str]:
+        """The whole study as a script that returns why it ended; `max_trials` does not cut it."""
+        precision, seeds = self._rule(task)
+        _check(task, D, precision, self.grid, seeds)
+        if self.grid is None:
+            return _adaptive(task, D, precision, seeds)
+        return _grid(task, D, self.grid, seeds)
+
+    def _step(self, task: Task, D: int, outcomes: Known) -> Step[str]:
+        """Where the script stands; also at its end where all that is known settles the crossings.
+
+        The latter is asked only where trials are known that the script did not ask for: a study
+        that was killed in a round then ends as an uninterrupted one, whichever of its trials came
+        first.
+        """
+        own = self.max_trials is None and self.grid is None
+        limit = task.search.max_trials if own else self.max_trials
+        if limit is not None and limit < 1:
+            raise UsageError(f"{task.name}: max_trials = {limit}; it must be at least 1")
+        step = replay(self.script(task, D), outcomes, limit)
+        searching = self.grid is None and step.result is None
+        held = _held(task, D, outcomes) if searching else None
+        if held is None or len(held.outcomes) == step.asked - len(step.missing):
+            return step
+        precision, seeds = self._rule(task)
+        if held.lacks(precision, seeds):
+            return step
+        return Step([], step.asked, held.summary(precision))
+
+    def _rule(self, task: Task) -> tuple[float, int]:
+        search = task.search
+        return (
+            search.precision if self.precision is None else self.precision,
+            search.seeds if self.seeds is None else self.seeds,
+        )
 
 
-def stop_reason(
-    task: Task,
-    D: int,
-    outcomes: Mapping[Request, Outcome],
-    *,
-    precision: float | None = None,
-    max_trials: int | None = None,
-    grid: Sequence[int] | None = None,
-    seeds: int | None = None,
-) -> Stop | None:
-    """Why the same call of `next_round` asks for nothing more; None while it does."""
-    step = _step(task, D, outcomes, precision, max_trials, grid, seeds)
-    if step.capped:
-        reached = f"max_trials = {step.asked} reached; a larger --max-trials goes on from here"
-        return Stop(reached, cut_short=True)
-    return None if step.result is None else Stop(step.result)
-
-
-def lacking(
-    task: Task,
-    D: int,
-    outcomes: Mapping[Request, Outcome],
-    *,
-    precision: float | None = None,
-    max_trials: int | None = None,
-    grid: Sequence[int] | None = None,
-    seeds: int | None = None,
-) -> str | None:
-    """In one line, why the same call of `next_round` asks for more; None where it does not."""
-    if not _step(task, D, outcomes, precision, max_trials, grid, seeds).missing:
-        return None
-    if grid is not None:
-        return "trials of the grid are missing"
-    held = _held(task, D, outcomes)
-    if held is None:
-        return "pilots of the learning rate are missing"
-    return held.lacks(*_rule(task, precision, seeds)) or "a round or a bracket is not complete"
-
-
-def _step(
-    task: Task,
-    D: int,
-    outcomes: Mapping[Request, Outcome],
-    precision: float | None,
-    max_trials: int | None,
-    grid: Sequence[int] | None,
-    seeds: int | None,
-) -> Step[str]:
-    """Where the script stands; also at its end where all that is known settles the crossings.
-
-    The latter is asked only where trials are known that the script did not ask for: a study that
-    was killed in a round then ends as an uninterrupted one, whichever of its trials came first.
-    """
-    limit = task.search.max_trials if max_trials is None and grid is None else max_trials
-    if limit is not None and limit < 1:
-        raise UsageError(f"{task.name}: max_trials = {limit}; it must be at least 1")
-    step = replay(study_script(task, D, precision, grid, seeds), outcomes, limit)
-    held = _held(task, D, outcomes) if grid is None and step.result is None else None
-    if held is None or len(held.outcomes) == step.asked - len(step.missing):
-        return step
-    precision, seeds = _rule(task, precision, seeds)
-    return step if held.lacks(precision, seeds) else Step([], step.asked, held.summary(precision))
-
-
-def _held(task: Task, D: int, outcomes: Mapping[Request, Outcome]) -> Stages | None:
+def _held(task: Task, D: int, outcomes: Known) -> Stages | None:
     """What all trials say, whoever asked for them; None while pilots are missing."""
     chosen = chosen_lr(task, D, outcomes)
     return None if chosen is None else Stages.of(task, D, chosen, relevant(task, D, outcomes))
-
-
-def _rule(task: Task, precision: float | None, seeds: int | None) -> tuple[float, int]:
-    search = task.search
-    return (
-        search.precision if precision is None else precision,
-        search.seeds if seeds is None else seeds,
-    )
-
-
-def study_script(
-    task: Task,
-    D: int,
-    precision: float | None = None,
-    grid: Sequence[int] | None = None,
-    seeds: int | None = None,
-) -> Script[str]:
-    """The whole study as a script that returns why it ended; arguments as for `next_round`."""
-    precision, seeds = _rule(task, precision, seeds)
-    _check(task, D, precision, grid, seeds)
-    return _adaptive(task, D, precision, seeds) if grid is None else _grid(task, D, grid, seeds)
 
 
 def _check(task: Task, D: int, precision: float, grid: Sequence[int] | None, seeds: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,8 +17,8 @@ from .errors import ResourceError, UsageError, did_you_mean, user_code
 from .outputs import stdout_to_stderr
 from .problem import Problem, SupervisedProblem, count_parameters
 from .registry import Task
-from .results import Outcome, Request, TrialResult
-from .search import Stop, lacking, next_round, stop_reason
+from .results import Request, TrialResult
+from .search import Plan, Stop
 from .store import Store
 from .trial import Runtime, Trial, build_network, study_identity
 
@@ -29,28 +29,6 @@ class Listener(Protocol):
     def asked(self, task: Task, requests: Sequence[Request]) -> None: ...
 
     def finished(self, task: Task, result: TrialResult) -> None: ...
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How far to measure: what `bench run` was asked for beside the task itself."""
-
-    precision: float | None = None
-    max_trials: int | None = None
-    grid: tuple[int, ...] | None = None
-    seeds: int | None = None
-
-    def next_round(self, prepared: Prepared, outcomes: Mapping[Request, Outcome]) -> list[Request]:
-        """`search.next_round` for this plan."""
-        return next_round(prepared.task, prepared.D, outcomes, **vars(self))
-
-    def stop_reason(self, prepared: Prepared, outcomes: Mapping[Request, Outcome]) -> Stop | None:
-        """`search.stop_reason` for this plan."""
-        return stop_reason(prepared.task, prepared.D, outcomes, **vars(self))
-
-    def lacking(self, prepared: Prepared, outcomes: Mapping[Request, Outcome]) -> str | None:
-        """`search.lacking` for this plan."""
-        return lacking(prepared.task, prepared.D, outcomes, **vars(self))
 
 
 @dataclass(frozen=True)
@@ -161,7 +139,7 @@ def run_study(
     Raise UsageError, with the task's name, for what only a training found out not to fit.
     """
     task, study = prepared.task, study_identity(prepared.task)
-    while requests := plan.next_round(prepared, store.outcomes(study)):
+    while requests := plan.next_round(task, prepared.D, store.outcomes(study)):
         who.asked(task, requests)
         try:
             with _named(task):
@@ -171,7 +149,7 @@ def run_study(
                     who.finished(task, result)
         except Interrupted:
             return None
-    return plan.stop_reason(prepared, store.outcomes(study))
+    return plan.stop_reason(task, prepared.D, store.outcomes(study))
 
 
 def _discard_checkpoint(runtime: Runtime, result: TrialResult) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from difficulty_bench.registry import Search, Task, Tuning
 from difficulty_bench.results import Outcome, Request
-from difficulty_bench.search import next_round, study_script
+from difficulty_bench.search import Plan, Stop
 
 D = 50_000
 Learner = Callable[[Request], Outcome]
@@ -50,6 +50,22 @@ def power_law(d50: float, exponent: float = 0.85) -> Callable[[float], float]:
     return lambda d: max(0.1, 1.0 - 0.1 * (d / d50) ** -exponent)
 
 
+def next_round(
+    task: Task, D: int, outcomes: Mapping[Request, Outcome], **plan: Any
+) -> list[Request]:
+    return Plan(**plan).next_round(task, D, outcomes)
+
+
+def stop_reason(
+    task: Task, D: int, outcomes: Mapping[Request, Outcome], **plan: Any
+) -> Stop | None:
+    return Plan(**plan).stop_reason(task, D, outcomes)
+
+
+def lacking(task: Task, D: int, outcomes: Mapping[Request, Outcome], **plan: Any) -> str | None:
+    return Plan(**plan).lacking(task, D, outcomes)
+
+
 def run_study(task: Task, learn: Learner, **options: Any) -> dict[Request, Outcome]:
     """As the study loop does it: ask, run, ask again."""
     outcomes: dict[Request, Outcome] = {}
@@ -61,7 +77,7 @@ def run_study(task: Task, learn: Learner, **options: Any) -> dict[Request, Outco
 def play_study(task: Task, learn: Learner, **options: Any) -> dict[Request, Outcome]:
     """The same in one go, without replaying what is known already."""
     outcomes: dict[Request, Outcome] = {}
-    script, limit = study_script(task, D, **options), task.search.max_trials
+    script, limit = Plan(**options).script(task, D), task.search.max_trials
     try:
         requests = next(script)
         while len(outcomes) + len(requests) <= limit:

@@ -14,7 +14,7 @@ from difficulty_bench.estimate import estimate
 from difficulty_bench.exchange import read
 from difficulty_bench.report import row_text, rows
 from difficulty_bench.report.text import count
-from difficulty_bench.search import next_round
+from difficulty_bench.search import Plan
 
 from .test_study import ROOT, bench
 
@@ -76,7 +76,10 @@ def test_a_published_number_asks_for_no_more_trials() -> None:
                 for crossing in crossings
             )
             if enough:
-                assert not next_round(task, reading.D, outcomes), (task.name, reading.settings)
+                assert not Plan().next_round(task, reading.D, outcomes), (
+                    task.name,
+                    reading.settings,
+                )
 
 
 def test_every_interval_of_the_readme_is_a_measured_one(measured: list[dict[str, Any]]) -> None:

@@ -27,11 +27,21 @@ from difficulty_bench.design import (
 from difficulty_bench.errors import StudyError, UsageError
 from difficulty_bench.estimate import Target, estimate
 from difficulty_bench.results import Outcome, Request
-from difficulty_bench.search import Stop, chosen_lr, lacking, next_round, stop_reason
+from difficulty_bench.search import Stop
 from difficulty_bench.stages import Stages, tidy
-from difficulty_bench.tuning import ChosenLr
+from difficulty_bench.tuning import ChosenLr, chosen_lr
 
-from .made_up import D, learner, made_up_task, play_study, power_law, run_study
+from .made_up import (
+    D,
+    lacking,
+    learner,
+    made_up_task,
+    next_round,
+    play_study,
+    power_law,
+    run_study,
+    stop_reason,
+)
 
 TASK = made_up_task()
 PASS = made_up_task(search={"d_min": 1, "d_max": 100, "model": "pass", "precision": 1.01})

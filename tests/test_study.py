@@ -31,8 +31,9 @@ from difficulty_bench.problem import SupervisedProblem
 from difficulty_bench.progress import Progress
 from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request, enumerated
+from difficulty_bench.search import Plan
 from difficulty_bench.store import Store
-from difficulty_bench.study import Listener, Plan, prepare, run_study
+from difficulty_bench.study import Listener, prepare, run_study
 from difficulty_bench.trial import Runtime, study_identity
 from difficulty_bench.verbs.run import recorded
 

@@ -24,8 +24,9 @@ from ..progress import Progress
 from ..registry import AT, Registry, Task
 from ..report import row_text, rows
 from ..results import Request, TrialResult, describe, enumerated
+from ..search import Plan
 from ..store import Store
-from ..study import Plan, Prepared, choose_device, prepare, run_study, with_chance
+from ..study import Prepared, choose_device, prepare, run_study, with_chance
 from ..tracking import Tracker
 from ..trial import Runtime, study_identity
 from ..tuning import relevant
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     prepared = [prepare(task) for task in tasks]
     plan = Plan(arguments.precision, arguments.max_trials, arguments.grid, arguments.seeds)
     for one in prepared:
-        plan.next_round(one, {})  # refuses what does not fit
+        plan.next_round(one.task, one.D, {})  # refuses what does not fit
     if arguments.dry_run:
         return _dry_run(arguments.store, prepared, plan)
     return _measure(arguments, prepared, settings, plan, device)
@@ -54,11 +55,12 @@ def _dry_run(path: Path, prepared: Sequence[Prepared], plan: Plan) -> int:
         for one in prepared:
             outcomes = store.outcomes(study_identity(one.task))
             known = len(relevant(one.task, one.D, outcomes))  # a store keeps every lr rule's
-            if stop := plan.stop_reason(one, outcomes):
+            where = one.task, one.D, outcomes
+            if stop := plan.stop_reason(*where):
                 what = f"done: {stop.reason}"
             else:
-                next_ones = enumerated([describe(r) for r in plan.next_round(one, outcomes)])
-                what = f"not done: {plan.lacking(one, outcomes)}; next: {next_ones}"
+                next_ones = enumerated([describe(r) for r in plan.next_round(*where)])
+                what = f"not done: {plan.lacking(*where)}; next: {next_ones}"
             print(f"{one.task.name}: D = {one.D}; {known} trials in {path}; {what}")
     return 0
 
@@ -130,7 +132,7 @@ def _measure(
                         task = with_chance(one.task, _known_chance(store, one.task))
                         store.add_study(task, one.D, settings, one.metric)
                         known = store.outcomes(study_identity(one.task))
-                        if known and (why := plan.lacking(one, known)):
+                        if known and (why := plan.lacking(one.task, one.D, known)):
                             progress.note(f"{one.task.name}: not done: {why}")
                         stop = run_study(one, store, engine, runtime, plan, listener)
                     except (StudyError, UsageError) as error:  # of this task; the next may be sound
