@@ -111,14 +111,14 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
         "# Trials per hour: alone, side by side, together",
         "",
         f"Trials of one epoch at d = {D} with their evaluation. `threads`: every core to one "
-        "trial; `workers`: a process a core; `together K`: K trials in one program. `times alone` "
-        "is within this run.",
+        "trial; `workers`: a process a core; `launched`: alone, without replaying steps from a "
+        "CUDA graph; `together K`: K trials in one program. `times alone` is within this run.",
         "",
         "| task | way | s per trial | trials per hour | times alone |",
         "|---|---|---:|---:|---:|",
     ]
     lines += [
-        f"| {row['task']} | {row['way']} | {row['s_per_trial']:.2f} "
+        f"| {row['task']} | {row['way']} | {row['s_per_trial']:.3g} "
         f"| {row['trials_per_hour']:,} | {row['times_alone']:.2f} |"
         if "apart" not in row
         else f"| {row['task']} | {row['way']} | - | - | - |"
