@@ -542,7 +542,7 @@ def test_no_error_is_lost_to_the_one_that_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_a_trial_whose_process_died_is_tried_again_by_a_later_run(tmp_path: Path) -> None:
-    settings = ["agent.entry_point=tests.tiny:mortal", f"agent.marker={tmp_path / 'mended'}"]
+    settings = ["agent.entry_point=tests.tiny:mortal", "agent.marker=mended"]  # where it runs
     grid = ["--d", "3,20", "--seeds", "1", "--workers", "2"]
     words = [*grid, *(word for setting in settings for word in ("--set", setting))]
     finished = measure(tmp_path, *words)

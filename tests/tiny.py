@@ -108,7 +108,7 @@ def mortal(problem: Problem, network: nn.Module, context: TrialContext, *, marke
     """A learner whose process is killed at d = 3 for as long as there is no file `marker`."""
     if context.d == 3 and not Path(marker).exists():
         os.kill(os.getpid(), signal.SIGKILL)
-    train(problem, network, context, learning_rate=0.03, epochs=1)
+    train(problem, network, context, learning_rate=0.03, epochs=4)
 
 
 def hang(problem: Problem, network: nn.Module, context: TrialContext, *, marker: str) -> None:
