@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from difficulty_bench.problem import SupervisedProblem, cross_entropy
 from difficulty_bench.trial import lacks_memory
 
-AFTER = 20  # calls, before a capture: a short training does not pay for one (a fifth of a second)
+AFTER = (
+    20  # calls, before a capture: one takes longer than many steps, and a short training has few
+)
 
 
 class CapturedStep:
-    """`step()`, called `AFTER` times and from then on replayed; just called on a CPU.
+    """`step()`, called `AFTER` times and from then on replayed; just called unless it `captures`.
 
     A replay repeats the kernels of a call on the tensors of that call, so what a step reads, such
     as the batch's indices and the rates of its `optimizer`, is written in place before it. Where a
@@ -23,10 +25,10 @@ class CapturedStep:
     """
 
     def __init__(
-        self, step: Callable[[], None], optimizer: torch.optim.Optimizer, device: torch.device
+        self, step: Callable[[], None], optimizer: torch.optim.Optimizer, *, captures: bool
     ) -> None:
         self._step, self._optimizer = step, optimizer
-        self._left: int | None = AFTER if device.type == "cuda" else None  # None: never
+        self._left: int | None = AFTER if captures else None  # None: never
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
@@ -75,15 +77,15 @@ def capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
             group["capturable"] = value
 
 
-def repeats(problem: SupervisedProblem, network: nn.Module) -> bool:
-    """Whether a step hangs on tensors alone, so that its replay is what a call would be.
+def repeats(problem: SupervisedProblem, network: nn.Module, device: torch.device) -> bool:
+    """Whether there are graphs, and a step hangs on tensors alone: its replay is as a call.
 
     Code that is not torch's or ours may draw from Python's generators, or count its calls.
     """
     torchs = all(type(module).__module__.startswith("torch.nn.") for module in network.modules())
     hooks = any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
     ours = type(problem) is SupervisedProblem and problem.loss is cross_entropy
-    return torchs and ours and not hooks
+    return device.type == "cuda" and torchs and ours and not hooks
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float, device: torch.device) -> None:

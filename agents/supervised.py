@@ -61,7 +61,7 @@ def train(
         raise UsageError("agent.optimizer 'lbfgs' needs batch_size null and l2 0; set both")
     inner, options = OPTIMIZERS[optimizer](betas, momentum)
     stepper = context.optimizer(network.parameters(), inner, lr=learning_rate, **options)
-    captures = optimizer != "lbfgs" and repeats(data, network)
+    captures = optimizer != "lbfgs" and repeats(data, network, context.device)
     run = _Run(data, network, context, stepper, (x, y), rows, l2, captures)
     total = epochs * run.steps_per_epoch
     with random_state.seeded(context.streams.agent, context.device):
@@ -159,8 +159,7 @@ class _Run:
         self.index: Tensor | slice = slice(None)
         if rows < self.size:
             self.index = torch.empty(rows, dtype=torch.int64, device=context.device)
-        device = context.device if captures else torch.device("cpu")
-        self.full_step = CapturedStep(lambda: self.learn(self.index), stepper, device)
+        self.full_step = CapturedStep(lambda: self.learn(self.index), stepper, captures=captures)
         self.kernels = [p for p in network.parameters() if p.ndim > 1]
         # On the CPU, so that every device sees the same order.
         self.generator = torch.Generator().manual_seed(context.streams.data)

@@ -101,10 +101,8 @@ def train_together(
         optimizer.step()
         together.write()
 
-    captures = repeats(problem, networks[0])
-    full_step = CapturedStep(
-        lambda: learn(index), optimizer, x.device if captures else torch.device("cpu")
-    )
+    captures = repeats(problem, networks[0], x.device)
+    full_step = CapturedStep(lambda: learn(index), optimizer, captures=captures)
     orders = [torch.Generator().manual_seed(context.streams.data) for context in contexts]
     ends: list[Diverged | TimedOut | None] = [None] * len(contexts)
     remaining = iter(rates)

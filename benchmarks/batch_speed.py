@@ -87,9 +87,8 @@ def measure(task: Task, sizes: list[int], device: str) -> Iterator[dict[str, Any
             if all_cores:
                 torch.set_num_threads(usable_cores())
                 stack.enter_context(patch("torch.set_num_threads"))  # a trial asks for one
-            warm_up = (
-                1 if name in ("alone", "launched", "threads") else n
-            )  # a group has kernels of its own
+            # a group has kernels of its own
+            warm_up = 1 if name in ("alone", "launched", "threads") else n
             try:
                 timed(engine, task, runtime, warm_up)  # processes, data, kernels
                 seconds = timed(engine, task, runtime, n)
