@@ -42,7 +42,7 @@ class Prepared:
 
 @stdout_to_stderr()
 def prepare(task: Task) -> Prepared:
-    """Check that the task can run on this machine.
+    """Check that the task can run on this machine; its `chance`, if not declared, is measured.
 
     Raise ResourceError for missing data or packages, UsageError for a projection, agent, network,
     data set, range or threshold that does not fit. Nothing is written.
@@ -65,6 +65,9 @@ def _prepare(task: Task) -> Prepared:
         with user_code(f"agent '{task.agent.entry_point}'"):
             check(problem)
     task.problem.check_data(problem)
+    if task.chance is None and isinstance(problem, SupervisedProblem):
+        with user_code(f"{task.name}: problem '{task.problem.entry_point}': its test data"):
+            task = task.model_copy(update={"chance": problem.chance()})
     if task.lr_rule == "tuned" and not problem.has_validation:
         raise UsageError(
             f"{task.name}: lr_rule 'tuned' needs a validation split, and this problem has none; "
@@ -105,20 +108,6 @@ def _named(task: Task) -> Iterator[None]:
         if str(error).startswith(f"{task.name}:"):
             raise
         raise UsageError(f"{task.name}: {error}") from error
-
-
-@stdout_to_stderr()
-def with_chance(task: Task, known: float | None) -> Task:
-    """The task with its `chance`: as declared, as `known` from an earlier run, or measured.
-
-    Measuring reads the data. Raise UsageError where that fails.
-    """
-    if task.chance is None and known is None:
-        problem: Problem = task.problem()
-        if isinstance(problem, SupervisedProblem):
-            with user_code(f"{task.name}: problem '{task.problem.entry_point}': its test data"):
-                known = problem.chance()
-    return task if task.chance is not None else task.model_copy(update={"chance": known})
 
 
 def choose_device(name: str) -> str:

@@ -26,7 +26,7 @@ from ..report import row_text, rows
 from ..results import Request, TrialResult, describe, enumerated
 from ..search import Plan
 from ..store import Store
-from ..study import Prepared, choose_device, prepare, run_study, with_chance
+from ..study import Prepared, choose_device, prepare, run_study
 from ..tracking import Tracker
 from ..trial import Runtime, study_identity
 from ..tuning import relevant
@@ -129,8 +129,7 @@ def _measure(
                 for one in prepared:
                     listener = _Listener(progress, tracker)
                     try:
-                        task = with_chance(one.task, _known_chance(store, one.task))
-                        store.add_study(task, one.D, settings, one.metric)
+                        store.add_study(one.task, one.D, settings, one.metric)
                         known = store.outcomes(study_identity(one.task))
                         if known and (why := plan.lacking(one.task, one.D, known)):
                             progress.note(f"{one.task.name}: not done: {why}")
@@ -158,11 +157,6 @@ def _measure(
         printed = print_rows(store, [one.task for one in prepared], as_json=arguments.json)
     failed = any(row["n_failed"] for row in printed)
     return _exit_code(complete, errors, caught, progress, failed=failed)
-
-
-def _known_chance(store: Store, task: Task) -> float | None:
-    study = study_identity(task)
-    return next((r.task.chance for r in store.studies() if r.study == study), None)
 
 
 def print_rows(store: Store, tasks: Sequence[Task], *, as_json: bool) -> list[dict[str, Any]]:
