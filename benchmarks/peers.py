@@ -25,7 +25,7 @@ from difficulty_bench.projection.hashed import select, select_transposed
 class Cost(NamedTuple):
     """Estimates that decide whether a case is measured: the peak, drawing P, one product.
 
-    Times are those of one core; on a GPU a product is measured whatever it takes there.
+    Times are those of one core; on a GPU a peer's product is measured whatever it takes.
     """
 
     peak_bytes: float = 0

@@ -139,14 +139,16 @@ def compare(before: Step, after: Step, clock: Clock, turns: int) -> Row:
     }
 
 
-def rows(work: Workload, names: list[str], clock: Clock, turns: int) -> Iterator[Row]:
+def rows(
+    work: Workload, names: list[str], dimensions: list[int], clock: Clock, turns: int
+) -> Iterator[Row]:
     """In the subspace / native for each projection and d, then the native step compiled."""
     head = {"task": work.name, "D": work.D, "batch": work.batch}
     ways = {"eager": lambda step: step} | ({"graph": captured} if clock.cuda else {})
     for way, made in ways.items():
         native = made(work.native())
         for name in names:
-            for d in DIMENSIONS:
+            for d in dimensions:
                 row = head | {"way": way, "projection": name, "d": d}
                 if 4 * work.D * d > LIMIT_BYTES[clock.device].get(name, math.inf):
                     continue
@@ -170,6 +172,8 @@ def rows(work: Workload, names: list[str], clock: Clock, turns: int) -> Iterator
 
 def page(table: list[Row], about: Row) -> str:
     machine = about["hardware"]
+    inside = [row for row in table if "d" in row]
+    dimensions = sorted({row["d"] for row in inside})
     where = machine.get("gpu") or f"one core of {machine['cpu']} ({machine['capability']})"
     lines = [
         "# Cost of a training step",
@@ -185,16 +189,15 @@ def page(table: list[Row], about: Row) -> str:
         "every product.",
         "",
         "| task | D | batch | steps | projection | native, ms | "
-        + " | ".join(f"d = {d:,}" for d in DIMENSIONS)
+        + " | ".join(f"d = {d:,}" for d in dimensions)
         + " | goal |",
-        "|---|---:|---:|---|---|---:|" + "---:|" * (len(DIMENSIONS) + 1),
+        "|---|---:|---:|---|---|---:|" + "---:|" * (len(dimensions) + 1),
     ]
-    inside = [row for row in table if "d" in row]
     keys = ("task", "way", "projection")
     for key in dict.fromkeys(tuple(row[k] for k in keys) for row in inside):
         mine = {row["d"]: row for row in inside if tuple(row[k] for k in keys) == key}
         one = next(iter(mine.values()))
-        cells = [_ratio(mine[d]) if d in mine else "" for d in DIMENSIONS]
+        cells = [_ratio(mine[d]) if d in mine else "" for d in dimensions]
         goal = "" if one["goal"] is None else f"<= {one['goal']:g}"
         native = statistics.median(row["before_ms"] for row in mine.values())
         lines.append(
@@ -230,6 +233,7 @@ def main() -> int:
     add = parser.add_argument
     add("--task", nargs="+", choices=TASKS, default=list(TASKS))
     add("--projection", nargs="+", choices=NAMES, default=list(NAMES))
+    add("--d", nargs="+", type=int, default=list(DIMENSIONS), help="default: 10 to 10,000")
     add("--turns", type=int, default=20, help="pairs of turns a row (default: 20)")
     options = parse(parser)
     torch.set_num_threads(1)
@@ -243,7 +247,8 @@ def main() -> int:
     clock = Clock(options.device)
     table: list[Row] = []
     for name in options.task:
-        for row in rows(Workload(name, options.device), options.projection, clock, options.turns):
+        work = Workload(name, options.device)
+        for row in rows(work, options.projection, options.d, clock, options.turns):
             table.append(row)
             what = f"{row['projection']} d = {row['d']}" if "d" in row else "native"
             print(f"{name} {row['way']} {what}: {_ratio(row)}", flush=True)
