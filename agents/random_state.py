@@ -1,24 +1,13 @@
-"""torch's global random generators, which dropout draws from, as part of a trial."""
+"""torch's global random generators, which dropout draws from, as part of a checkpoint."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the generators of the CPU and of `device`; put them back afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
 def get(device: torch.device) -> list[Tensor]:
-    """The generators' states, for a checkpoint."""
+    """The states of the generators of the CPU and of `device`."""
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 

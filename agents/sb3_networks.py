@@ -65,9 +65,10 @@ def install_ppo(
 def make_critic(network: nn.Module, device: torch.device) -> nn.Module:
     """`network` with one output, drawn anew from the global generator as SB3 draws its critics.
 
-    Raise UsageError where it has no nn.Linear to take as its output layer.
+    What is frozen stays as it is, a pretrained encoder, say. Raise UsageError where there is no
+    nn.Linear to take as its output layer.
     """
-    critic = copy.deepcopy(network)
+    critic = copy.deepcopy(nn.Sequential(network) if isinstance(network, nn.Linear) else network)
     layers = [(n, m) for n, m in critic.named_modules() if n and isinstance(m, nn.Linear)]
     if not layers:
         raise UsageError(
@@ -77,7 +78,7 @@ def make_critic(network: nn.Module, device: torch.device) -> nn.Module:
     head = nn.Linear(old.in_features, 1, bias=old.bias is not None, device=device)
     critic.set_submodule(path, head)
     for module in critic.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.requires_grad:
             nn.init.orthogonal_(module.weight, 1.0 if module is head else math.sqrt(2))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

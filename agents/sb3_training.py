@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from difficulty_bench.context import TrialContext
 from difficulty_bench.errors import UsageError
+from difficulty_bench.generators import reseed, seeded
 from difficulty_bench.problem import EnvironmentProblem, Problem
 
 from .sb3_vec_env import GymnasiumVecEnv
@@ -44,32 +44,13 @@ def derive(stream: int, steps: int) -> int:
     return int(words[0] >> 1)
 
 
-def reseed(seed: int) -> None:
-    """Seed the global generators, from which SB3 draws."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-@contextmanager
-def isolated(device: torch.device) -> Iterator[None]:
-    """Put the global generators back afterwards as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
 @contextmanager
 def environments(
     problem: EnvironmentProblem, context: TrialContext, n_envs: int, steps: int
 ) -> Iterator[GymnasiumVecEnv]:
     """Training environments for a trial at `steps`, with all randomness seeded while they live."""
-    with isolated(context.device):
-        reseed(derive(context.streams.agent, 0))  # whatever `steps`: the critic is drawn from it
+    seed = derive(context.streams.agent, 0)  # whatever `steps`: the critic is drawn from it
+    with seeded(seed, context.device):
         envs = problem.make_envs(n_envs, derive(context.streams.data, steps))
         try:
             yield GymnasiumVecEnv(envs)

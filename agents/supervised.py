@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from difficulty_bench.context import Diverged, TimedOut, TrialContext
 from difficulty_bench.errors import UsageError
+from difficulty_bench.generators import seeded
 from difficulty_bench.problem import Pair, Problem, SupervisedProblem
 from difficulty_bench.together import NotTogether
 
@@ -64,7 +65,7 @@ def train(
     captures = optimizer != "lbfgs" and repeats(data, network, context.device)
     run = _Run(data, network, context, stepper, (x, y), rows, l2, captures)
     total = epochs * run.steps_per_epoch
-    with random_state.seeded(context.streams.agent, context.device):
+    with seeded(context.streams.agent, context.device):
         run.resume()
         while run.epoch < epochs:
             for index in run.batches():

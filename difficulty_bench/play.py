@@ -14,7 +14,7 @@ from torch import nn
 
 from .cpu import use_one_thread
 from .errors import ResourceError, UsageError, first_line
-from .problem import EnvironmentProblem, act
+from .problem import EnvironmentProblem, act, check_length
 
 Show = Callable[[np.ndarray], None]
 FPS = 30.0  # of environments that do not say theirs
@@ -30,7 +30,8 @@ def play(
 ) -> tuple[float, int]:
     """Return and length of one episode of the deterministic policy, each step shown.
 
-    `envs` are the problem's `rendered_envs`. The network is in evaluation mode afterwards.
+    `envs` are the problem's `rendered_envs`. The network is in evaluation mode afterwards. Raise
+    UsageError for an episode without an end.
     """
     use_one_thread(device)
     network.eval()
@@ -44,6 +45,8 @@ def play(
         actions = act(network, inputs, problem.action_space)
         observations, _, terminated, truncated, info = envs.step(actions)
         steps, ended = steps + 1, bool(terminated[0] or truncated[0])
+        if not ended:
+            check_length(steps, problem.id)
     return float(info["episode"]["r"][0]), steps
 
 

@@ -18,6 +18,7 @@ from .context import Diverged, EarlyStop, Interrupted, TimedOut, TrialContext
 from .cpu import keep_freed_memory, use_one_thread
 from .environment import describe_environment
 from .errors import BenchError, ResourceError, UsageError, described, user_code
+from .generators import seeded
 from .outputs import stdout_to_stderr
 from .problem import Evaluation, Problem, count_parameters
 from .records import trial_identity
@@ -154,12 +155,9 @@ class Training:
             raise Diverged("a parameter is not finite at the end of training")
         self._check_solution()
         context, problem = self.context, self.problem
-        found = problem.evaluate(
-            self.network,
-            split=context.split,
-            seed=context.streams.evaluation,
-            device=context.device,
-        )
+        seed, device = context.streams.evaluation, context.device
+        with seeded(seed, device):
+            found = problem.evaluate(self.network, split=context.split, seed=seed, device=device)
         score, sd = float(found.score), None if found.sd is None else float(found.sd)
         if not math.isfinite(score):
             raise Diverged(f"the evaluation gave a score of {score}")
@@ -233,11 +231,13 @@ def run_trial(trial: Trial, runtime: Runtime) -> TrialResult:
 
 
 def _train(training: Training) -> None:
-    try:
-        training.trial.task.agent(training.problem, training.network, training.context)
-    except EarlyStop:
-        return
-    training.context.check_early_stop()
+    context = training.context
+    with seeded(context.streams.agent, context.device):
+        try:
+            training.trial.task.agent(training.problem, training.network, context)
+        except EarlyStop:
+            return
+    context.check_early_stop()
 
 
 def _near(own: Tensor, expected: Tensor) -> bool:

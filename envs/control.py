@@ -99,6 +99,21 @@ class ControlProblem(GymnasiumProblem):
         low, span = (torch.as_tensor(array, device=x.device) for array in (self.low, self.span))
         return (x.float() - low).mul_(2 / span).sub_(1)
 
+    def env_seed(self, seed: int) -> int:
+        return seed if self.takes_wide_seeds else seed % 2**31
+
+    @cached_property
+    def takes_wide_seeds(self) -> bool:
+        """Not so where an environment seeds numpy's old generators, which take 32 bits."""
+        env = make_env(self.id, self.env_kwargs)
+        try:
+            env.reset(seed=2**62)
+        except (ValueError, OverflowError):
+            return False
+        finally:
+            env.close()
+        return True
+
     def build_envs(self, num_envs: int, *, rendered: bool = False) -> gym.vector.VectorEnv:
         drawing = {"render_mode": "rgb_array"} if rendered else {}
         makers = [lambda: make_env(self.id, {**self.env_kwargs, **drawing})] * num_envs
@@ -130,11 +145,16 @@ def checked_actions(id: str, space: gym.Space[Any]) -> tuple[Discrete | Box, int
     """The space, and the number of outputs that a policy needs for it."""
     if isinstance(space, Discrete):
         return space, int(space.n)
-    if isinstance(space, Box) and len(space.shape) == 1 and space.is_bounded():
+    if (
+        isinstance(space, Box)
+        and np.issubdtype(space.dtype, np.floating)
+        and len(space.shape) == 1
+        and space.is_bounded()
+    ):
         return space, space.shape[0]
     raise UsageError(
-        f"{id}: actions are {space}, a policy here needs Discrete or a bounded Box of one "
-        "dimension; wrap the environment"
+        f"{id}: actions are {space}, a policy here needs Discrete or a bounded Box of floats in "
+        "one dimension; wrap the environment"
     )
 
 

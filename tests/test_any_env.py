@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Discrete
 
 from difficulty_bench.cli import main
@@ -48,6 +49,23 @@ class Raised(Chain):
     def step(self, action: int) -> Any:
         observation, reward, *rest = super().step(action)
         return observation, self.pay * reward, *rest
+
+
+class Narrow(Chain):
+    """As environments from before numpy's generators: seeds of 32 bits, and noise from them."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        if seed is not None:
+            self.noise = np.random.RandomState(seed)
+        return super().reset(seed=seed)
+
+    def step(self, action: int) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, self.noise.rand(), *rest
+
+
+class Whole(Chain):
+    action_space = Box(0, 4, (1,), np.int64)  # type: ignore[assignment]
 
 
 class Endless(Chain):
@@ -104,7 +122,7 @@ class PayingArray(Paying):
 
 
 BROKEN = [Single, InitRaises, ResetRaises, StepRaises, OldApi, Paying, PayingNan, PayingArray]
-for made in (Chain, Raised, Endless, Pixels, Named, *BROKEN):
+for made in (Chain, Raised, Narrow, Whole, Endless, Pixels, Named, *BROKEN):
     gym.register(f"test/{made.__name__}-v0", made, reward_threshold=9.5)
 
 
@@ -125,6 +143,19 @@ def test_the_same_id_is_the_same_task() -> None:
     other = Registry().get("dqn@test/Chain-v0")
     assert other.agent.entry_point == "agents.sb3:dqn"
     assert len({study_identity(task) for task in (first, again, other)}) == 2
+
+
+def test_seeds_are_as_wide_as_an_environment_takes() -> None:
+    narrow, wide = (control.make(id=f"test/{name}-v0") for name in ("Narrow", "Chain"))
+    network, cpu, seed = torch.nn.Linear(3, 2), torch.device("cpu"), 2**62 + 5
+    scores = [narrow.evaluate(network, split="test", seed=s, device=cpu) for s in (seed, seed, 6)]
+    assert scores[0] == scores[1] != scores[2]
+    assert wide.env_seed(seed) == seed
+
+
+def test_whole_numbers_as_continuous_actions_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"test/Whole-v0: actions are .* bounded Box of floats"):
+        control.make(id="test/Whole-v0")
 
 
 def test_a_package_is_imported_for_its_id(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from torch import nn
 
 from difficulty_bench import clips
 from difficulty_bench.cli import main
-from difficulty_bench.errors import ResourceError
+from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.play import play
 from difficulty_bench.problem import EnvironmentProblem, Evaluation, SupervisedProblem, interval
 from difficulty_bench.registry import Registry
@@ -111,6 +111,14 @@ gym.register("test/Blind-v0", Blind)
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_an_episode_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = PROBLEMS["cartpole"]()
+    envs, network = problem.rendered_envs(0), nn.Linear(4, 2)
+    monkeypatch.setattr("difficulty_bench.problem.MOST_STEPS", 5)
+    with pytest.raises(UsageError, match="CartPole-v1: an episode did not end within 5 steps"):
+        play(problem, envs, network, CPU, id)
+
+
 def test_an_environment_without_pictures_is_refused() -> None:
     with pytest.raises(ResourceError, match="test/Blind-v0: ") as caught:
         control.make(id="test/Blind-v0").rendered_envs(0)

@@ -20,9 +20,7 @@ from agents.sb3_training import (
     derive,
     environments,
     episodic_returns,
-    isolated,
     load,
-    reseed,
     save,
     schedule,
     train,
@@ -31,6 +29,7 @@ from agents.sb3_vec_env import GymnasiumVecEnv
 from difficulty_bench.checkpoint import read_checkpoint
 from difficulty_bench.context import Interrupted, TrialContext
 from difficulty_bench.errors import UsageError
+from difficulty_bench.generators import reseed, seeded
 from difficulty_bench.problem import EnvironmentProblem, count_parameters
 from difficulty_bench.registry import EarlyStop, Task
 from difficulty_bench.results import Request, TrialResult
@@ -231,7 +230,21 @@ def test_the_critics_head_takes_the_place_of_the_last_layer(bias: bool) -> None:
 
 def test_a_network_without_a_last_layer_has_no_critic() -> None:
     with pytest.raises(UsageError, match=r"must be an nn\.Linear"):
-        sb3_networks.make_critic(nn.Linear(4, 2), torch.device("cpu"))
+        sb3_networks.make_critic(nn.Sequential(nn.Conv1d(4, 2, 1)), torch.device("cpu"))
+
+
+def test_the_critic_of_a_linear_policy_is_linear() -> None:
+    critic = sb3_networks.make_critic(nn.Linear(4, 2), torch.device("cpu"))
+    assert critic(torch.zeros(3, 4)).shape == (3, 1)
+
+
+def test_what_the_policy_keeps_frozen_the_critic_keeps_too() -> None:
+    network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Linear(8, 2))
+    network[0].requires_grad_(False)
+    critic = sb3_networks.make_critic(network, torch.device("cpu"))
+    assert torch.equal(critic[0].weight, network[0].weight)  # type: ignore[index]
+    assert not torch.equal(critic[2].weight, network[2].weight)  # type: ignore[index]
+    assert [p.requires_grad for p in critic.parameters()] == [False] * 2 + [True] * 4
 
 
 def test_the_return_is_told_when_an_episode_has_ended() -> None:
@@ -296,7 +309,7 @@ def test_a_resumption_draws_other_numbers_than_the_beginning() -> None:
         model: Any = SimpleNamespace(
             num_timesteps=steps, action_space=actions, set_logger=id, learn=lambda *_, **__: None
         )
-        with isolated(torch.device("cpu")):
+        with seeded(0, torch.device("cpu")):
             train(model, setting.context, total_timesteps=640, interval=1, state=None)
             own = [int(actions.sample()) for _ in range(5)]
             drawn.append((own, torch.rand(1).item(), np.random.rand(), random.random()))
@@ -309,7 +322,7 @@ def test_what_is_saved_is_what_is_loaded() -> None:
         envs = GymnasiumVecEnv(make_task(PPO_KEYS).problem().make_envs(2, 0))
         return PPO("MlpPolicy", envs, n_steps=32, batch_size=64, n_epochs=3)
 
-    with isolated(torch.device("cpu")):
+    with seeded(0, torch.device("cpu")):
         model, again = fresh(), fresh()
         model.learn(128)
         load(again, save(model))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from triton.runtime.errors import OutOfResources, PTXASError
 from difficulty_bench.checkpoint import Checkpoint, checkpoint_path, read_checkpoint
 from difficulty_bench.context import Interrupted, TimedOut, TrialContext
 from difficulty_bench.errors import ResourceError, UsageError
+from difficulty_bench.generators import reseed
 from difficulty_bench.problem import Evaluation, Problem, SupervisedProblem
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request, Role, TrialResult
@@ -60,6 +62,10 @@ def train(
         "both": lambda: [context.coordinates(parameters), context.optimizer(parameters, lr=0.1)],
     }
     *_, optimizer = optimizers.get(how, optimizers["well"])()
+    if how == "at random":
+        parameters[0].register_hook(lambda gradient: gradient * random.choice([1, -1, 2]))
+        parameters[1].register_hook(lambda gradient: gradient * np.random.rand())
+        parameters[2].register_hook(lambda gradient: gradient * torch.rand(()))
     if how == "start anew":
         nn.init.zeros_(parameters[0])
     torch.stack([p.square().sum() for p in parameters if p.requires_grad]).sum().backward()  # type: ignore[no-untyped-call]
@@ -88,7 +94,7 @@ def problem(*, score: str) -> SupervisedProblem:
     scores["all"] = 1.0
 
     def judge(output: Tensor, target: Tensor) -> Any:
-        return scores.get(score)
+        return np.random.rand() if score == "random" else scores.get(score)
 
     return SupervisedProblem((8,), 2, lambda: tiny.problem().splits, score=judge)
 
@@ -122,6 +128,21 @@ def test_what_is_scored_is_what_seed_and_z_give(tmp_path: Path, how: str) -> Non
     with pytest.raises(UsageError, match=r"not theta_0 \+ P z|overwritten from outside"):
         run(tmp_path, 3, f"agent.how={how}")
     assert run(tmp_path, 0, f"agent.how={how}").state == "complete"  # natively all may change
+
+
+def test_what_draws_from_global_generators_repeats_and_leaves_them_alone(tmp_path: Path) -> None:
+    def drawn() -> TrialResult:
+        judge = "problem={entry_point: 'tests.test_trial:problem', score: random}"
+        return run(tmp_path, 3, "agent.how=at random", judge)
+
+    reseed(0)
+    expected = random.random(), np.random.rand(), torch.rand(1).item()
+    reseed(0)
+    first = drawn()
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+    again = drawn()
+    assert first.score is not None
+    assert (first.score, first.z) == (again.score, again.z)
 
 
 def test_a_network_that_differs_from_call_to_call_is_refused(tmp_path: Path) -> None:

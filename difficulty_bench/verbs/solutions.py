@@ -10,6 +10,7 @@ import torch
 
 from ..cpu import use_one_thread
 from ..errors import ResourceError, UsageError, user_code
+from ..generators import seeded
 from ..play import check_encoder, play, steps_per_s, video
 from ..problem import EnvironmentProblem, Problem, interval
 from ..registry import Registry
@@ -73,7 +74,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     network = solution.network().to(device)
     seed = _seed(solution, arguments.seed)
     use_one_thread(device)
-    with _running(solution):
+    with _running(solution), seeded(seed, device):
         result = problem.evaluate(network, split="test", seed=seed, device=device)
     ends = interval(problem, result)
     unit = "episodes" if isinstance(problem, EnvironmentProblem) else "samples"
@@ -90,10 +91,11 @@ def play_back(arguments: argparse.Namespace) -> int:
     device = torch.device(choose_device(arguments.device))
     solution = load(arguments.file, Registry(arguments.tasks))
     problem = _acting(solution.trial.task.problem(), arguments.file, "bench play")
-    envs = problem.rendered_envs(_seed(solution, arguments.seed))
+    seed = _seed(solution, arguments.seed)
+    envs = problem.rendered_envs(seed)
     network = solution.network().to(device)
     try:
-        with video(out, steps_per_s(envs)) as show, _running(solution):
+        with video(out, steps_per_s(envs)) as show, _running(solution), seeded(seed, device):
             for episode in range(1, arguments.episodes + 1):
                 total, steps = play(problem, envs, network, device, show)
                 print(f"episode {episode}: return {total:.6g}, {steps} steps")
