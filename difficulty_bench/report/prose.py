@@ -29,8 +29,10 @@ READING = """\
   solved; it is never dropped.
 - **Baseline**: mean score of native trials (all D parameters) with seeds of their own, ± their
   standard deviation, n of them.
-- **Threshold**: *local* is 90% of the way from the floor (the score of having learned nothing) to
-  the baseline; *global* is a constant that the task declares.
+- **Threshold**: *local* is 90% of the way from the floor to the baseline; *global* is a constant
+  that the task declares. The floor is the score of having learned nothing; of an accuracy it is 0,
+  as in Li et al., not chance, which puts the local threshold a little lower than 90% of what was
+  learned.
 - **d_int90 [95%]**: p(d), the probability that a fresh trial at d is solved, crosses 1/2 there.
   The interval covers the spread between trials and, for the local threshold, the baseline's own
   uncertainty. `> d`: p is more likely than not below 1/2 at the largest d searched; `≤ d`: above
@@ -63,12 +65,15 @@ trials at the right edge. A diamond on a threshold, with its bar and shading, is
 d_int90 is an upper bound that holds for this learner, budget and network. A trial that fails at a
 small d may show a failure of the *search* in the subspace, not that the subspace holds no solution;
 a better learner can only lower it. The interval says how far another set of seeds would move the
-number; it does not say how far another learning rate, budget, network or agent would. Nor does
-d_int90 measure how many samples, steps or seconds a task needs, how well a solution generalises
-beyond the evaluation named. A local threshold is relative to its own baseline: a weak baseline
-makes a task look easy, so compare the baseline's score before the dimensions. Compare two paradigms
-with the same in mind: accuracy and return are both normalised between floor and baseline, but their
-noise is not alike.
+number; it does not say how far another learning rate, budget, network or agent would. Rows of the
+rule `matched` are the looser bounds: no pilot has chosen their steps, and where `tuned` ones stand
+beside them (Comparisons) those tend to be lower. Nor does d_int90 measure how many samples, steps
+or seconds a task needs, how well a solution generalises beyond the evaluation named. A local
+threshold is relative to its own baseline: a weak baseline makes a task look easy, so compare the
+baseline's score before the dimensions. Compare two paradigms with the same in mind: accuracy and
+return are both normalised between floor and baseline, but their noise is not alike, nor, row by
+row, is the rule of their learning rate. Evolution strategies train natively by OpenAI-ES and few
+numbers by CMA-ES, so their local threshold is another learner's.
 """
 COMPARISONS = """\
 ## Comparisons
