@@ -88,7 +88,12 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
 
 
 def accuracy(output: Tensor, target: Tensor) -> float:
-    """Share of rows of `output` (n, classes) whose largest entry is at `target` (n,)."""
+    """Share of rows of `output` (n, classes) whose largest entry is at `target` (n,).
+
+    nan where an output is nan, which an arg max would take for the largest.
+    """
+    if bool(output.isnan().any()):
+        return float("nan")
     return float((output.argmax(1) == target).double().mean())
 
 

@@ -133,8 +133,9 @@ class Store:
     def put(self, result: TrialResult) -> str | None:
         """Record a finished trial, durably, with its curve and solution.
 
-        The first result of an identity is kept. Return None, or one line where the store already
-        held another end of this very trial. Raise ValueError for a result that is not one.
+        The first result of an identity is kept; curve and solution are added where it came without,
+        as from a results file. Return None, or one line where the store already held another end of
+        this very trial. Raise ValueError for a result that is not one.
         """
         check_result(result)
         identity, ours = result.identity, (result.state, result.score)
@@ -142,6 +143,8 @@ class Store:
             known = self._all("SELECT state, score FROM trials WHERE identity = ?", identity)
             if not known:
                 self._insert(result)
+            if not known or known[0] == ours:
+                self._insert_bulk(result)
         if not known or known[0] == ours:
             return None
         there, other = (f"{state} ({score})" for state, score in (known[0], ours))
@@ -162,10 +165,15 @@ class Store:
         record = (environment, canonical_json(facts))
         sql.execute("INSERT OR IGNORE INTO environments VALUES (?, ?)", record)
         sql.execute(f"INSERT INTO trials VALUES ({', '.join('?' * len(row))})", row)
-        curve = [(result.identity, n, *point) for n, point in enumerate(result.curve)]
-        sql.executemany("INSERT INTO curves VALUES (?, ?, ?, ?, ?)", curve)
+
+    def _insert_bulk(self, result: TrialResult) -> None:
+        """The curve and z of a trial, unless they are there."""
+        identity, sql = result.identity, self._sql
+        if not self._all("SELECT 1 FROM curves WHERE identity = ? LIMIT 1", identity):
+            curve = [(identity, n, *point) for n, point in enumerate(result.curve)]
+            sql.executemany("INSERT INTO curves VALUES (?, ?, ?, ?, ?)", curve)
         if result.z is not None:
-            sql.execute("INSERT INTO solutions VALUES (?, ?)", (result.identity, result.z))
+            sql.execute("INSERT OR IGNORE INTO solutions VALUES (?, ?)", (identity, result.z))
 
     def put_quantised(self, identity: str, scores: Scores) -> None:
         """Record what a trial of this store scores with so many bits per number of z.

@@ -10,6 +10,7 @@ import torch
 from .context import Diverged, Interrupted, TimedOut
 from .cpu import keep_freed_memory
 from .errors import BenchError, described
+from .generators import seeded
 from .outputs import stdout_to_stderr
 from .problem import Problem
 from .results import TrialResult
@@ -80,7 +81,9 @@ def _in_one_program(trials: Sequence[Trial], runtime: Runtime) -> list[TrialResu
     problem: Problem = trials[0].task.problem()
     trainings = [Training(trial, runtime, problem) for trial in trials]
     networks = [training.network for training in trainings]
-    ends = together(problem, networks, [training.context for training in trainings])
+    contexts = [training.context for training in trainings]
+    with seeded(contexts[0].streams.agent, contexts[0].device):  # once for all of the group
+        ends = together(problem, networks, contexts)
     pairs = zip(trainings, ends, strict=True)
     return [training.result(_raising(end), share=len(trials)) for training, end in pairs]
 

@@ -285,9 +285,14 @@ class TestBaselineUncertainty:
         trials = {r: o for r, o in _study().items() if r.role == "trial"}
         native = [0.95, 1.05, 1.0, 0.98, 1.02]
         few = estimate(PAPER, D, trials | results({}, native))
-        more = estimate(PAPER, D, trials | results({}, native + [1.0] * 15))
+        outcomes = trials | results({}, native + [1.0] * 15)
+        more = estimate(PAPER, D, outcomes)
         assert more.baseline_n == 20
         assert max(more.local.factors()) < max(few.local.factors())
+        local, _ = targets(PAPER, outcomes)
+        assert local is not None
+        assert local.belief.threshold.dof == 4
+        assert local.belief.threshold.variance == pytest.approx(0.81 * np.var(native, ddof=1) / 20)
 
 
 RISING: dict[int, list[float | None]] = {

@@ -74,6 +74,17 @@ def test_the_same_trial_again_changes_nothing() -> None:
         assert len(store.results(OF.study)) == 3
 
 
+def test_curve_and_solution_are_added_to_a_trial_that_came_without() -> None:
+    with recorded.fill(Store(":memory:"), OF, [without_bulk(TRIAL)]) as store:
+        assert store.put(replace(TRIAL, score=0.5)) is not None
+        assert store.solution(TRIAL.identity) is None
+        assert store.put(TRIAL) is None
+        assert store.solution(TRIAL.identity) == TRIAL.z is not None
+        assert store.curve(TRIAL.identity) == TRIAL.curve
+        assert store.put(TRIAL) is None
+        assert store.curve(TRIAL.identity) == TRIAL.curve
+
+
 def test_another_end_of_the_same_trial_is_told_and_not_kept() -> None:
     with filled(":memory:") as store:
         warning = store.put(replace(TRIAL, score=0.5))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from difficulty_bench.errors import ResourceError, UsageError
-from difficulty_bench.problem import SupervisedProblem
+from difficulty_bench.problem import SupervisedProblem, accuracy
 from difficulty_bench.projection import make as make_projection
 from envs import catalogue, cifar10, digits, mnist, synthetic
 
@@ -239,3 +239,9 @@ def test_a_problem_is_made_without_its_data_and_says_what_is_missing(
 def test_the_embedded_problems_need_nothing() -> None:
     assert synthetic.make().missing() is None
     assert digits.make().missing() is None
+
+
+def test_outputs_that_are_nan_have_no_accuracy() -> None:
+    output = torch.tensor([[float("nan"), 1.0], [1.0, 0.0]])
+    assert math.isnan(accuracy(output, torch.zeros(2)))
+    assert accuracy(output[1:], torch.zeros(1)) == 1

@@ -341,3 +341,14 @@ def test_trials_together_see_prepared_rows() -> None:
     alone = [run_trial(trial, Runtime()) for trial in trials(of)]
     for one, other in zip(together.run_together(trials(of), Runtime()), alone, strict=True):
         assert_alike(one, other)
+
+
+def test_a_group_that_draws_from_global_generators_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    def noisy(self: SupervisedProblem, x: torch.Tensor) -> torch.Tensor:
+        return x.float() + torch.randn(x.shape)
+
+    monkeypatch.setattr(SupervisedProblem, "prepare", noisy)
+    first, again = (
+        [r.z for r in together.run_together(trials(task()), Runtime())] for _ in range(2)
+    )
+    assert first == again
