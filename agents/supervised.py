@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from difficulty_bench.context import Diverged, TimedOut, TrialContext
 from difficulty_bench.errors import UsageError
-from difficulty_bench.generators import seeded
+from difficulty_bench.generators import get_states, put_states, seeded
 from difficulty_bench.problem import Pair, Problem, SupervisedProblem
 from difficulty_bench.together import NotTogether
 
-from . import random_state, supervised_together
+from . import supervised_together
 from .captured import CapturedStep, repeats, set_rates
 from .networks import channels_last
 
@@ -235,7 +235,7 @@ class _Run:
             "steps": self.steps,
             "loss_sum": self.loss_sum,
             "order": self.order_state,
-            "random": random_state.get(self.context.device),
+            "random": get_states(self.context.device),
             "network": self.network.state_dict(),
             "optimizer": self.stepper.state_dict(),
         }
@@ -251,5 +251,5 @@ class _Run:
         self.generator.set_state(self.order_state)
         self.network.load_state_dict(state["network"])
         self.stepper.load_state_dict(state["optimizer"])
-        random_state.put(self.context.device, state["random"])
+        put_states(self.context.device, state["random"])
         self.tick()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def reseed(seed: int) -> None:
@@ -28,3 +29,19 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def get_states(device: torch.device) -> list[Tensor]:
+    """The states of torch's generators, of the CPU and of `device`, for a checkpoint."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def put_states(device: torch.device, states: list[Tensor]) -> None:
+    """Continue from states that `get_states` gave.
+
+    Those of a CPU say nothing of a GPU's generator, which then goes on as it was seeded.
+    """
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)

@@ -19,6 +19,7 @@ from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from .errors import ResourceError, UsageError
+from .generators import seeded
 from .pairs import check_classes, check_pair
 
 MOST_STEPS = 200_000  # of one episode; Atari's longest have 108,000
@@ -81,6 +82,14 @@ class Problem(ABC):
         `seed` decides everything random in it (starts, episodes); the same seed gives the same
         score. The network is left in the mode (train or eval) in which it came.
         """
+
+
+def seeded_evaluation(
+    problem: Problem, network: nn.Module, *, split: Split, seed: int, device: torch.device
+) -> Evaluation:
+    """`problem.evaluate` with the global generators seeded, too, and put back."""
+    with seeded(seed, device):
+        return problem.evaluate(network, split=split, seed=seed, device=device)
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:

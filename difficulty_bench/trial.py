@@ -20,7 +20,7 @@ from .environment import describe_environment
 from .errors import BenchError, ResourceError, UsageError, described, user_code
 from .generators import seeded
 from .outputs import stdout_to_stderr
-from .problem import Evaluation, Problem, count_parameters
+from .problem import Evaluation, Problem, count_parameters, seeded_evaluation
 from .records import trial_identity
 from .registry import Task
 from .results import Request, State, TrialResult, describe
@@ -156,8 +156,9 @@ class Training:
         self._check_solution()
         context, problem = self.context, self.problem
         seed, device = context.streams.evaluation, context.device
-        with seeded(seed, device):
-            found = problem.evaluate(self.network, split=context.split, seed=seed, device=device)
+        found = seeded_evaluation(
+            problem, self.network, split=context.split, seed=seed, device=device
+        )
         score, sd = float(found.score), None if found.sd is None else float(found.sd)
         if not math.isfinite(score):
             raise Diverged(f"the evaluation gave a score of {score}")

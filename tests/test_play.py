@@ -110,7 +110,6 @@ class Blind(gym.Env[np.ndarray, int]):
 gym.register("test/Blind-v0", Blind)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_an_episode_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = PROBLEMS["cartpole"]()
     envs, network = problem.rendered_envs(0), nn.Linear(4, 2)
@@ -119,6 +118,7 @@ def test_an_episode_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -
         play(problem, envs, network, CPU, id)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_an_environment_without_pictures_is_refused() -> None:
     with pytest.raises(ResourceError, match="test/Blind-v0: ") as caught:
         control.make(id="test/Blind-v0").rendered_envs(0)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents import random_state, supervised
+from agents import supervised
 from agents.networks import channels_last
 from difficulty_bench.context import Diverged, Interrupted, TrialContext
 from difficulty_bench.errors import UsageError
+from difficulty_bench.generators import get_states, put_states
 from difficulty_bench.problem import Problem, SupervisedProblem, count_parameters
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request
@@ -347,7 +348,7 @@ def test_channels_last_changes_the_layout_only(channels: int) -> None:
 
 def test_generators_go_on_from_a_checkpoint_of_a_machine_without_a_gpu() -> None:
     kept = torch.get_rng_state()
-    random_state.put(torch.device("cuda"), random_state.get(torch.device("cpu")))
+    put_states(torch.device("cuda"), get_states(torch.device("cpu")))
     assert torch.equal(torch.get_rng_state(), kept)
 
 

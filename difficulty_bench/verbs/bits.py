@@ -12,9 +12,8 @@ from joblib import Parallel, delayed
 from ..cpu import use_one_thread
 from ..environment import default_workers
 from ..errors import BenchError, UsageError, described
-from ..generators import seeded
 from ..outputs import stdout_to_stderr
-from ..problem import Problem
+from ..problem import Problem, seeded_evaluation
 from ..progress import Progress
 from ..results import Scores, TrialResult, describe
 from ..solution import Solution
@@ -85,8 +84,7 @@ def _scores(solution: Solution, bits: Sequence[int], device: str) -> tuple[Trial
     for each in bits:
         try:
             network = solution.quantised(each).network().to(there)
-            with seeded(seed, there):
-                score = problem.evaluate(network, split="test", seed=seed, device=there).score
+            score = seeded_evaluation(problem, network, split="test", seed=seed, device=there).score
             scores[each] = score if math.isfinite(score) else None
         except BenchError:
             raise

@@ -12,7 +12,7 @@ from ..cpu import use_one_thread
 from ..errors import ResourceError, UsageError, user_code
 from ..generators import seeded
 from ..play import check_encoder, play, steps_per_s, video
-from ..problem import EnvironmentProblem, Problem, interval
+from ..problem import EnvironmentProblem, Problem, interval, seeded_evaluation
 from ..registry import Registry
 from ..seeds import Streams, content_hash
 from ..solution import Solution, load, trusted_task
@@ -74,8 +74,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     network = solution.network().to(device)
     seed = _seed(solution, arguments.seed)
     use_one_thread(device)
-    with _running(solution), seeded(seed, device):
-        result = problem.evaluate(network, split="test", seed=seed, device=device)
+    with _running(solution):
+        result = seeded_evaluation(problem, network, split="test", seed=seed, device=device)
     ends = interval(problem, result)
     unit = "episodes" if isinstance(problem, EnvironmentProblem) else "samples"
     found = f", 95% interval [{ends[0]:.6g}, {ends[1]:.6g}]" if ends else ""
