@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NEAR = 1.3  # factor in d within which a trial counts as near a crossing
 BRACKETED = 2.0  # ratio of a bracket at which information takes over from bisection
 AT_END = 3  # trials at d_max or d_min that settle a censored crossing
-AT_HOPELESS_END = 2  # the same where not even native training reaches the threshold
+AT_HOPELESS_END = 2  # the same where nothing reaches the threshold, native training included
 LATTICE = 1.05  # ratio of neighbouring candidates
 MOST = 24  # candidates for one crossing
 REACH = 1.2  # how far beyond an interval's ends candidates are looked for
@@ -122,7 +122,9 @@ class Stages:
         return self._found
 
     def _hopeful(self, target: Target) -> bool:
-        """Whether native training may reach the threshold."""
+        """Whether the threshold may be reached: native training may, or a subspace has."""
+        if self._bracket(target).high is not None:
+            return True  # a subspace's learner may be the better one (CMA-ES against OpenAI-ES)
         baseline = measure_baseline(self.task, self.outcomes)
         if baseline is None:
             return True

@@ -422,6 +422,16 @@ class TestStages:
             crossing = Crossing(0.8 + above)
             assert stages._hopeful(Target(0.8 + above, None, crossing)) is hopeful
 
+    @pytest.mark.parametrize("best", [0.99, 1.01])
+    def test_a_threshold_that_a_subspace_has_reached_is_searched_for(self, best):
+        """Native training ends below it, but the learner of the subspaces is the better one."""
+        task = made_up_task(threshold_global=1.0, search={"d_min": 1, "d_max": 100})
+        outcomes = {Request("baseline", 0, seed): Outcome(0.8) for seed in range(5)}
+        scores = {1: 0.2, 2: 0.75, 4: 0.75, 30: best, 100: best}  # the local threshold is .72
+        outcomes |= {Request("trial", d, 0): Outcome(score) for d, score in scores.items()}
+        stages = Stages.of(task, D, ChosenLr(), outcomes)
+        assert any(4 < d < 30 for d in stages.bracket()) is (best >= 1.0)
+
 
 class TestDesign:
     def test_cost_steers_to_smaller_d(self):
