@@ -65,10 +65,8 @@ class Plan:
             return None
         if self.grid is not None:
             return "trials of the grid are missing"
-        held = _held(task, D, outcomes)
-        if held is None:
-            return "pilots of the learning rate are missing"
-        return held.lacks(*self._rule(task)) or "a round or a bracket is not complete"
+        unmet = _unmet(_held(task, D, outcomes), *self._rule(task))
+        return unmet or "a round or a bracket is not complete"
 
     def script(self, task: Task, D: int) -> Script[str]:
         """The whole study as a script that returns why it ended; `max_trials` does not cut it."""
@@ -111,6 +109,20 @@ def _held(task: Task, D: int, outcomes: Known) -> Stages | None:
     """What all trials say, whoever asked for them; None while pilots are missing."""
     chosen = chosen_lr(task, D, outcomes)
     return None if chosen is None else Stages.of(task, D, chosen, relevant(task, D, outcomes))
+
+
+def unmet(task: Task, D: int, outcomes: Known) -> str | None:
+    """What the task's own stopping rule asks for beside all these trials; None where it is met.
+
+    Raise StudyError where the baseline or the pilots cannot carry a measurement.
+    """
+    return _unmet(_held(task, D, outcomes), task.search.precision, task.search.seeds)
+
+
+def _unmet(held: Stages | None, precision: float, seeds: int) -> str | None:
+    if held is None:
+        return "pilots of the learning rate are missing"
+    return held.lacks(precision, seeds)
 
 
 def _check(task: Task, D: int, precision: float, grid: Sequence[int] | None, seeds: int) -> None:

@@ -100,6 +100,22 @@ def test_a_finished_study_has_its_numbers(table: dict[str, dict[str, Any]]) -> N
     assert found["command"] == ["bench run --task known"]
 
 
+def test_a_search_that_has_not_met_its_stopping_rule_is_marked(
+    table: dict[str, dict[str, Any]],
+) -> None:
+    met, wide = table["known"], table["control"]
+    assert met["unmet"] is None
+    assert "†" not in row_text(met)
+    why = "local within a factor 1.65, wanted 1.25; global within a factor 1.65, wanted 1.25"
+    assert wide["unmet"] == why
+    assert f"trials     53†, 4 failed; {duration(wide['compute_s'])} in all\n" in row_text(wide)
+    assert f"† unmet    {why}" in row_text(wide)
+    page = markdown([wide], Figures())
+    assert "| 53†, 4 failed |" in page
+    assert f"- † stopping rule: {why}\n" in page
+    assert r"53$\dagger$, 4 failed" in latex([wide], Figures())
+
+
 def test_a_baseline_at_the_floor_is_a_row_with_its_reason(table: dict[str, dict[str, Any]]) -> None:
     found = table["bad-baseline"]
     assert "no better than the floor" in found["error"]

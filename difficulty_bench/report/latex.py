@@ -33,7 +33,8 @@ TABLE = r"""
 """
 CAPTION = (
     "Intrinsic dimension, {paradigm}: the d at which a fresh training in a random "
-    "d-dimensional subspace reaches the threshold with probability 1/2, with its 95% interval."
+    "d-dimensional subspace reaches the threshold with probability 1/2, with its 95% interval. "
+    "†: the search has not met its stopping rule."
 )
 COLUMNS = (
     *("task", "learner", "$D$", r"$d_{\mathrm{int90}}$ local", r"$d_{\mathrm{int90}}$ global"),
@@ -51,6 +52,7 @@ SPECIAL = str.maketrans(
         "±": r"$\pm$",
         "×": r"$\times$",
         "–": "--",
+        "†": r"$\dagger$",
         "|": r"\textbar{}",
     }
 )

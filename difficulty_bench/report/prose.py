@@ -46,14 +46,17 @@ READING = """\
 - **Paper rule**: the smallest tested d whose mean score is above the threshold, as in Li et al.
   (2018); it depends on the grid of d and has no interval. For comparison only.
 - **Published**: a value from the literature, and whether it lies inside our interval for the same
-  threshold. *Recorded*, where that is another: what the curve behind it gives, the smallest
-  recorded d whose mean score is above 90% of that curve's own baseline (local) or our constant
-  (global).
+  threshold. It is the paper's rule on a grid of its own, from another learner and budget, so
+  *outside* by a step of a grid says little. *Recorded*, where that is another: what the curve
+  behind it gives, the smallest recorded d whose mean score is above 90% of that curve's own
+  baseline (local) or our constant (global).
 - **Learner**: agent, projection, learning-rate rule (`paper`: the task's own rate; `matched`: times
   sqrt(D/d), with D of the policy alone; `tuned`: a multiplier on that, chosen on validation data at
   pilot values of d or, where the row says so, declared), overrides.
 - **Trials** and **compute**: all that the row cost, pilots and baselines included; compute is the
-  trials' wall clock, evaluation included, summed.
+  trials' wall clock, evaluation included, summed. †: the search has not met the task's own stopping
+  rule, a factor `search.precision` between d_int90 and each end of its interval, or three trials at
+  the end beyond which it lies; the row's section says what is lacking.
 
 In the plots, a dot is a trial and the line is their median, a failed trial counting as lower than
 any score; crosses at the foot are failed trials, with their number. Grey: the baseline ± sd, its

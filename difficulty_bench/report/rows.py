@@ -91,6 +91,7 @@ def _measured(report: StudyReport) -> dict[str, Any]:
         **_bits(report, "global_", "_global"),
         "bits_unscored": report.unscored,
         "sizes": [_size(bits, found) for bits, found in report.sizes.items()],
+        "unmet": report.unmet,
         "n_trials": len(results),
         "n_failed": len(states) - states.count("complete"),
         "compute_s": sum(result.wall_s for result in results),

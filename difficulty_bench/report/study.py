@@ -13,6 +13,7 @@ from ..records import Reading
 from ..registry import Reference, Task
 from ..results import Request, Scores, TrialResult
 from ..sizes import sizes, unscored
+from ..search import unmet
 from ..store import Store
 from ..tuning import ChosenLr, chosen_lr, possible_pilots, relevant
 
@@ -24,7 +25,7 @@ class StudyReport:
     """`results` are the finished trials that this reading rests on, those of other lr rules left
     out. `chosen` is None while pilots are missing; `error` says why there is no estimate. `sizes`
     are the estimates with quantised solutions, by bits per number; `unscored` finished subspace
-    trials lack what others have.
+    trials lack what others have. `unmet` is what the task's stopping rule still asks for.
     """
 
     reading: Reading
@@ -34,6 +35,7 @@ class StudyReport:
     error: str | None
     sizes: Mapping[int, Estimate]
     unscored: int
+    unmet: str | None
 
     def of_role(self, role: str) -> list[TrialResult]:
         return [result for result in self.results if result.request.role == role]
@@ -125,7 +127,7 @@ def study_report(
     chosen: ChosenLr | None = None
     found: Estimate | None = None
     small: Mapping[int, Estimate] = {}
-    lacking = 0
+    left, lacks = 0, None
     everything = {result.request: result.outcome for result in results}
     belongs = set[Request]()
     try:
@@ -140,8 +142,8 @@ def study_report(
             if result.request in belongs and result.identity in quantised
         }
         small = sizes(task, D, outcomes, scores)
-        lacking = unscored(outcomes, scores)
+        left, lacks = unscored(outcomes, scores), unmet(task, D, outcomes)
     except (StudyError, UsageError) as exception:  # the latter of a file from elsewhere
         error = str(exception)
     own = [result for result in results if result.request in belongs]
-    return StudyReport(reading, tuple(own), chosen, found, error, small, lacking)
+    return StudyReport(reading, tuple(own), chosen, found, error, small, left, lacks)

@@ -9,6 +9,7 @@ from ..crossing import ABOVE, BELOW
 from ..registry import Reference
 
 NONE = "–"
+UNMET = "†"  # beside the number of trials: the search has not met its stopping rule
 Row = dict[str, Any]
 
 
@@ -146,7 +147,7 @@ def reference(of: Reference | None) -> str:
 
 def trials(row: Row) -> str:
     failed = f", {row['n_failed']} failed" if row["n_failed"] else ""
-    return f"{row['n_trials']}{failed}"
+    return f"{row['n_trials']}{UNMET if row['unmet'] else ''}{failed}"
 
 
 def outliers(row: Row) -> str:
@@ -185,6 +186,7 @@ def row_text(row: Row) -> str:
         *([f"  warning    {doubt(row)}"] if row["at_chance"] else []),
         f"  paper rule {paper_rule(row)}; published {published(row)}",
         f"  trials     {trials(row)}; {duration(row['compute_s'])} in all",
+        *([f"  {UNMET} unmet    {row['unmet']}"] if row["unmet"] else []),
         *([f"  outliers   {outliers(row)}"] if row["outliers"] else []),
     ]
     return "\n".join(lines)
