@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .errors import ResourceError
-from .records import trial_identity
+from .records import check_request, trial_identity
 from .results import Request
 from .whole_file import whole_file
 
@@ -83,12 +83,17 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
     try:
         _check_bytes(path)
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        request, state = saved.get("request"), saved["state"]
+        study, state = saved.get("study"), saved["state"]
+        request = Request(**saved["request"]) if saved.get("request") else None
         if not (state is None or isinstance(state, dict)):
             raise TypeError("state")
+        if not (study is None or isinstance(study, str)):
+            raise TypeError("study")
+        if request is not None:  # what is none has no identity
+            check_request(request)
         return Checkpoint(
-            study=saved.get("study"),
-            request=Request(**request) if request else None,
+            study=study,
+            request=request,
             steps=int(saved["steps"]),
             elapsed_s=float(saved["elapsed_s"]),
             curve=[(int(s), str(n), float(v)) for s, n, v in saved["curve"]],

@@ -402,12 +402,34 @@ def test_no_line_advises_to_let_a_checkpoint_run_code(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "x.pt")
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04", b"\x80\x02", pt(state=1)])
+def whose(study: object = OF.study, **request: object) -> bytes:
+    """A checkpoint whose state is sound."""
+    return pt(**vars(checkpoint()) | {"study": study, "request": vars(WAITING) | request})
+
+
+TENSOR = torch.arange(3)
+ODD = [whose(TENSOR), whose(1), whose(d=TENSOR), whose(lr_scale=float("nan")), whose(role="other")]
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04", b"\x80\x02", pt(state=1), *ODD])
 def test_whatever_is_no_checkpoint_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)
     for mapped in (False, True):
         with pytest.raises(ValueError, match=r"^not a checkpoint: .+"):
             read_checkpoint(tmp_path / "x.pt", mapped=mapped)
+
+
+def test_status_says_in_a_line_which_checkpoint_is_of_no_trial_at_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "bench.sqlite"
+    with Store(store) as opened:
+        recorded.fill(opened, OF, [DONE])
+    path = checkpoint_folder(store) / f"{'a' * 64}.pt"
+    path.parent.mkdir()
+    path.write_bytes(whose(seed=TENSOR))
+    assert main(["status", "--store", str(store)]) == 0
+    assert f"{path}: not a checkpoint: d = 100 or seed = " in capsys.readouterr().err
 
 
 def test_every_byte_of_a_checkpoint_may_be_wrong(tmp_path: Path) -> None:
