@@ -51,7 +51,13 @@ def check_reading(reading: Reading) -> None:
     task, definition = reading.task, reading.definition
     if reading.study != content_hash(definition):
         raise ValueError("the study's identity is not the hash of its definition")
-    named = {"task": task.name, "version": task.version, "projection": task.projection}
+    named: dict[str, Any] = {
+        "task": task.name,
+        "version": task.version,
+        "projection": task.projection,
+        "timeout_s": task.timeout_s,
+        "early_stop": task.early_stop.model_dump() if task.early_stop else None,
+    }
     for key, value in named.items():
         if definition.get(key) != value:
             raise ValueError(f"{key} is {value!r} in the task, {definition.get(key)!r} defined")

@@ -69,7 +69,10 @@ class StudyLine(Line):
         return cls(**own, definition=reading.definition, task=task)
 
     def reading(self) -> Reading:
-        """Raise ValueError (pydantic's included) where its parts disagree."""
+        """Raise ValueError (pydantic's included) where its parts disagree, or where it could not
+        be exported again: nested too deeply for it, or with text that UTF-8 does not hold.
+        """
+        dump_line(self).encode()
         task = Task.model_validate(self.task)
         if not task.name.isprintable():
             raise ValueError(f"the task's name {task.name!r} holds what no terminal shows")

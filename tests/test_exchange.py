@@ -17,6 +17,7 @@ from difficulty_bench.errors import UsageError
 from difficulty_bench.exchange import export, import_results, merged, read
 from difficulty_bench.records import trial_identity
 from difficulty_bench.results import Request, TrialResult
+from difficulty_bench.seeds import content_hash
 from difficulty_bench.store import Store
 
 from . import recorded
@@ -207,6 +208,21 @@ def study(**changes: Any) -> Callable[[Lines], object]:
     return lambda lines: kind(lines, "study").update(changes)
 
 
+def defined(**changes: Any) -> Callable[[Lines], object]:
+    """Another definition, and the study named by its hash as it should be."""
+
+    def change(lines: Lines) -> None:
+        line = kind(lines, "study")
+        line["definition"] |= changes
+        line["study"] = content_hash(line["definition"])
+
+    return change
+
+
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
+
+
 def quantised(identity: str, scores: dict[str, float | None]) -> Callable[[Lines], object]:
     line = {"kind": "quantised", "identity": identity, "scores": scores}
     return lambda lines: lines.append(line)
@@ -233,6 +249,15 @@ WRONG: dict[str, tuple[Callable[[Lines], object], int, str]] = {
         3,
         "hash of its def",
     ),
+    "timeout": (defined(timeout_s=5.0), 3, "timeout_s is None in the task, 5.0 defined"),
+    "early stop": (defined(early_stop="soon"), 3, "early_stop is None in the task, 'soon' def"),
+    "no early stop": (
+        lambda lines: kind(lines, "study")["task"].update(early_stop={"metric": "a", "at": 1.0}),
+        3,
+        "early_stop is {'metric': 'a', 'at': 1.0, 'times': 2} in the task, None defined",
+    ),
+    "depth": (defined(more=nested(300)), 3, "depth"),
+    "text": (study(settings=["a=\udcff"]), 3, "surrogates not allowed"),
     "task": (lambda lines: kind(lines, "study")["task"].update(version=2), 3, "version is 2"),
     "task key": (lambda lines: kind(lines, "study")["task"].update(flor=1), 3, "flor"),
     "agent": (
