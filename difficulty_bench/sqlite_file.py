@@ -34,7 +34,7 @@ class WriterLock:
         if self._path in self._held:
             raise _refuse(path, "this process is already writing to it", "close it first")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise _refuse(path, f"cannot be written: {error.strerror}") from None
@@ -76,7 +76,13 @@ class WriterLock:
 
 
 def _lock_file(path: Path) -> Path:
-    return path.absolute().with_name(path.name + ".lock")
+    file = _file_itself(path)
+    return file.with_name(file.name + ".lock")
+
+
+def _file_itself(path: Path) -> Path:
+    """By whatever links it is reached: beside it lie its lock and what SQLite keeps."""
+    return Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
 
 
 def open_writer(path: Path | str, schema: str, added: Added) -> sqlite3.Connection:
@@ -113,13 +119,13 @@ def open_reader(path: Path, added: Added) -> sqlite3.Connection | None:
     """
     if not path.exists():
         return None
-    uri = path.absolute().as_uri()
-    writable = os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK)
-    alone = not path.with_name(f"{path.name}-wal").exists()
+    file = _file_itself(path)
+    writable = os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
+    alone = not file.with_name(f"{file.name}-wal").exists()
     mode = "mode=rw" if writable else "mode=ro&immutable=1" if alone else "mode=ro"
     try:
         connection = sqlite3.connect(
-            f"{uri}?{mode}", uri=True, timeout=BUSY_S, isolation_level=None
+            f"{file.as_uri()}?{mode}", uri=True, timeout=BUSY_S, isolation_level=None
         )
         if _is_empty(connection):
             connection.close()

@@ -18,7 +18,7 @@ from difficulty_bench.records import Reading, trial_identity
 from difficulty_bench.registry import Registry
 from difficulty_bench.results import Outcome, Request, TrialResult
 from difficulty_bench.seeds import content_hash
-from difficulty_bench.sqlite_file import VERSION
+from difficulty_bench.sqlite_file import VERSION, WriterLock
 from difficulty_bench.store import Store
 
 from . import recorded
@@ -342,6 +342,19 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(path: Path) -> None:
     Store(path).close()
 
 
+def test_a_store_has_one_writer_by_whatever_links_it_is_reached(path: Path) -> None:
+    link, folder = path.parent / "links" / "link.sqlite", path.parent / "folder"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(path)  # which is not there yet
+    folder.symlink_to(path.parent, target_is_directory=True)
+    for one, other in ((path, link), (link, path), (path, folder / path.name)):
+        with Store(one):
+            assert WriterLock.is_held(other)
+            with pytest.raises(ResourceError, match="already writing to it"):
+                Store(other)
+    assert [file.name for file in link.parent.iterdir()] == [link.name]
+
+
 def test_an_orphaned_worker_does_not_keep_the_store(path: Path) -> None:
     code = (
         "import os, sys, time; from difficulty_bench.store import Store; s = Store(sys.argv[1]);"
@@ -426,5 +439,8 @@ def test_a_folder_that_cannot_be_written_hides_no_result_of_a_killed_writer(
     python(code, str(path)).wait()
     assert path.with_name("bench.sqlite-wal").stat().st_size
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with Store(path, read_only=True) as store:
-        assert len(store.results(OF.study)) == 4
+    link = path.parents[1] / "link.sqlite"
+    link.symlink_to(path)
+    for one in (path, link):
+        with Store(one, read_only=True) as store:
+            assert len(store.results(OF.study)) == 4
