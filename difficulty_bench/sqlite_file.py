@@ -23,8 +23,12 @@ class WriterLock:
     A POSIX record lock: the kernel drops it with the process, SIGKILL included, and a forked
     worker does not inherit it, so orphans cannot keep it. It does not tell apart two holders in
     one process; `_held` does.
+
+    Two bytes of the file are locked. `WRITER` is claimed by writers alone. Whoever asks whether
+    there is one takes `ASKED`, for a moment: the writer, which holds it too, waits for that.
     """
 
+    WRITER, ASKED = 0, 1  # where they lie; no byte need be there
     _held: ClassVar[set[Path]] = set()
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +43,8 @@ class WriterLock:
         except OSError as error:
             raise _refuse(path, f"cannot be written: {error.strerror}") from None
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self.WRITER)
+            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, self.ASKED)
         except OSError:
             holder = os.read(self._file, 32).decode(errors="replace").strip() or "unknown"
             os.close(self._file)
@@ -61,7 +66,7 @@ class WriterLock:
         except OSError:
             return False
         try:
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, cls.ASKED)
         except OSError:
             return True
         finally:

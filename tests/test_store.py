@@ -355,6 +355,24 @@ def test_a_store_has_one_writer_by_whatever_links_it_is_reached(path: Path) -> N
     assert [file.name for file in link.parent.iterdir()] == [link.name]
 
 
+def test_to_ask_whether_there_is_a_writer_keeps_none_out(path: Path) -> None:
+    Store(path).close()
+    slow = """
+import os, sys, time
+from pathlib import Path
+from difficulty_bench.sqlite_file import WriterLock
+close = os.close
+os.close = lambda file: (print("asked", flush=True), time.sleep(0.5), close(file))
+print(WriterLock.is_held(Path(sys.argv[1])))
+"""
+    asking = python(slow, str(path))
+    assert asking.stdout is not None
+    assert asking.stdout.readline() == "asked\n"
+    Store(path).close()
+    assert asking.stdout.read() == "False\n"
+    asking.wait()
+
+
 def test_an_orphaned_worker_does_not_keep_the_store(path: Path) -> None:
     code = (
         "import os, sys, time; from difficulty_bench.store import Store; s = Store(sys.argv[1]);"
