@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ HEAD, RESULTS = "study.json", "results.jsonl"
 NAMES = re.compile(
     r"study\.json|results\.jsonl|solutions/[0-9a-f]{64}|checkpoints/[0-9a-f]{64}\.pt"
 )
-COPY = ".imported"
+COPY, EARLIER = ".imported", ".earlier"
 # A results line has some 500 bytes; Pong's checkpoint with a critic of its own has 40 MB.
 MAX_TEXT_BYTES = 2**28
 MAX_CHECKPOINT_BYTES = 2**30
@@ -111,16 +112,20 @@ def import_study(store: Store, content: Content) -> Imported:
     """Merge what `opened_study` gave into `store` and its checkpoints: all of it or nothing.
 
     What the store holds is kept, and of two checkpoints of a trial the one further along. Raise
-    UsageError, in one line, for a checkpoint that is corrupt or of another trial.
+    UsageError, in one line, for a checkpoint that is corrupt or of another trial, and ResourceError
+    where store or folder cannot be written.
     """
     file, archive, study = content.file, content.archive, content.study
     folder = checkpoint_folder(store.path)
-    with _clearing(folder):
+    with _in_folder(folder), ExitStack() as undo:
         names = [name for name in archive.namelist() if name.startswith("checkpoints/")]
         copies = [_fetch(file, archive, name, folder, study) for name in names]
-        merged = merge(store, file / RESULTS, content.parsed)
-        finished = {result.identity for result in store.results(study)}
-        taken = [_place(copy, folder) for copy in copies if copy.stem not in finished].count(True)
+        with store.transaction():
+            merged = merge(store, file / RESULTS, content.parsed)
+            finished = {result.identity for result in store.results(study)}
+            missing = [copy for copy in copies if copy.stem not in finished]
+            taken = [_place(copy, folder, undo) for copy in missing].count(True)
+        undo.pop_all()
     return Imported(content.parsed.readings[0][1], merged, taken, len(copies) - taken)
 
 
@@ -130,38 +135,47 @@ def opened_study(file: Path) -> Iterator[Content]:
 
     Raise UsageError, in one line, where it is corrupt, too large or not of one study.
     """
-    with _opened(file) as archive:
-        study = _head(file, archive.read(HEAD))
-        parsed = _with_solutions(file, archive, parse(file / RESULTS, archive.read(RESULTS)))
+    try:
+        stream = file.open("rb")
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}; give a file of `bench study export`") from None
+    with stream:
+        with _reading(file):
+            archive = zipfile.ZipFile(stream)
+            _check(file, archive.infolist())
+            study = _head(file, archive.read(HEAD))
+            parsed = _with_solutions(file, archive, parse(file / RESULTS, archive.read(RESULTS)))
         if {reading.study for _, reading in parsed.readings} != {study}:
             raise _refuse(file, f"{RESULTS} is of another study than {HEAD} says")
         yield Content(file, archive, study, parsed)
 
 
 @contextmanager
-def _clearing(folder: Path) -> Iterator[None]:
-    """Leave no copy behind that was not put in its place."""
+def _reading(file: Path) -> Iterator[None]:
+    """Raise UsageError for what goes wrong inside, where nothing is touched but `file`."""
     try:
         yield
-    finally:
-        for copy in folder.glob(f"*{COPY}"):
-            copy.unlink()
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive, once its list of contents is what it may be."""
-    try:
-        stream = file.open("rb")
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}; give a file of `bench study export`") from None
-    try:
-        with stream, zipfile.ZipFile(stream) as archive:
-            _check(file, archive.infolist())
-            yield archive
     # an OSError: of a place in the file that cannot be
     except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, OSError) as error:
         raise _refuse(file, f"corrupt, or no study file: {error}") from None
+
+
+@contextmanager
+def _in_folder(folder: Path) -> Iterator[None]:
+    """Leave nothing behind that was not put in its place.
+
+    Raise ResourceError where the folder is at fault.
+    """
+    try:
+        try:
+            yield
+        finally:
+            for kind in (COPY, EARLIER):
+                for left in folder.glob(f"*{kind}"):
+                    left.unlink()
+    except OSError as error:
+        why = f"{error.filename or folder}: {error.strerror or error}"
+        raise ResourceError(f"{why}; free or mend the disk, and import again") from None
 
 
 def _check(file: Path, found: list[zipfile.ZipInfo]) -> None:
@@ -208,9 +222,11 @@ def _with_solutions(file: Path, archive: zipfile.ZipFile, parsed: Parsed) -> Par
 
 def _fetch(file: Path, archive: zipfile.ZipFile, name: str, folder: Path, study: str) -> Path:
     """Copy a checkpoint beside its place, and check it there."""
+    with _reading(file):
+        content = archive.read(name)
     copy = folder / (Path(name).stem + COPY)
     with whole_file(copy, error=ResourceError, mend="free or mend the disk") as out:
-        out.write(archive.read(name))
+        out.write(content)
     try:
         checkpoint = read_checkpoint(copy, mapped=True)
     except ValueError as error:
@@ -220,14 +236,22 @@ def _fetch(file: Path, archive: zipfile.ZipFile, name: str, folder: Path, study:
     return copy
 
 
-def _place(copy: Path, folder: Path) -> bool:
-    """Put the copy where its trial looks for it, unless that stands further along."""
+def _place(copy: Path, folder: Path, undo: ExitStack) -> bool:
+    """Put the copy where its trial looks for it, unless that stands further along.
+
+    `undo` gets what puts the folder back as it was.
+    """
     path = checkpoint_path(folder, copy.stem)
     if path.exists():
         with suppress(ValueError):  # what cannot be read is no further along
             here, there = (read_checkpoint(p, mapped=True) for p in (path, copy))
             if (here.state is not None, here.steps) >= (there.state is not None, there.steps):
                 return False
+        earlier = path.with_suffix(EARLIER)
+        shutil.copyfile(path, earlier)  # moved, it would be lost where this process is killed
+        undo.callback(earlier.replace, path)
+    else:
+        undo.callback(path.unlink, missing_ok=True)
     copy.replace(path)
     return True
 

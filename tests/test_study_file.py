@@ -224,6 +224,33 @@ def test_a_disk_that_takes_no_checkpoint_is_not_the_file_s_fault(
     assert "free or mend the disk" in str(said.value)
 
 
+def test_a_fault_half_way_is_undone_and_not_called_the_file_s(tmp_path: Path) -> None:
+    source, target, file = (tmp_path / name for name in ("source", "target", "study.zip"))
+    requests = [Request("trial", 100, seed) for seed in (1, 2, 3)]
+    three = sorted([checkpoint(5, request=r) for r in requests], key=lambda one: str(one.identity))
+    for one in three:
+        put(source, one)
+    with Store(source) as store:
+        recorded.fill(store, OF, [DONE])
+        export_study(store, OF.study, file)
+    new, further, blocked = (checkpoint_folder(target) / f"{one.identity}.pt" for one in three)
+    put(target, replace(three[1], steps=4))
+    earlier = further.read_bytes()
+    blocked.mkdir()  # where the last one belongs
+    with Store(target) as store:
+        with pytest.raises(ResourceError) as said:
+            imported(store, file)
+        assert str(said.value).startswith(f"{blocked}: Is a directory; free or mend the disk")
+        assert store.studies() == []
+        assert sorted(checkpoint_folder(target).iterdir()) == sorted([further, blocked])
+        assert further.read_bytes() == earlier
+        blocked.rmdir()
+        assert imported(store, file).checkpoints == 3
+        assert len(store.results(OF.study)) == 1
+    assert read_checkpoint(further).steps == 5
+    assert sorted(checkpoint_folder(target).iterdir()) == sorted([new, further, blocked])
+
+
 def test_no_option_is_read_as_another(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["status", "--task", "pong"], ["show", "toy", "--task", "pong"]):
         with pytest.raises(SystemExit):
