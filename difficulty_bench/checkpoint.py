@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -143,3 +144,10 @@ def checkpoint_folder(store: Path) -> Path:
 
 def checkpoint_path(folder: Path, identity: str) -> Path:
     return folder / f"{identity}.pt"
+
+
+def discard_checkpoints(folder: Path, finished: Iterable[str]) -> None:
+    """Those of trials, by identity, whose results are stored: until then they are all there is."""
+    for identity in finished:
+        with suppress(OSError):  # none there, or one that stays: nothing goes on from it
+            checkpoint_path(folder, identity).unlink()

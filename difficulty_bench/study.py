@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from . import projection
-from .checkpoint import checkpoint_path
+from .checkpoint import discard_checkpoints
 from .context import Interrupted
 from .engine import Engine
 from .errors import ResourceError, UsageError, did_you_mean, user_code
@@ -134,14 +134,9 @@ def run_study(
             with _named(task):
                 for result in engine.run([Trial(task, request) for request in requests], runtime):
                     store.put(result)
-                    _discard_checkpoint(runtime, result)
+                    if runtime.checkpoint_dir is not None:
+                        discard_checkpoints(runtime.checkpoint_dir, [result.identity])
                     who.finished(task, result)
         except Interrupted:
             return None
     return plan.stop_reason(task, prepared.D, store.outcomes(study))
-
-
-def _discard_checkpoint(runtime: Runtime, result: TrialResult) -> None:
-    """Not before the result is stored: until then the checkpoint is all that there is."""
-    if runtime.checkpoint_dir is not None:
-        checkpoint_path(runtime.checkpoint_dir, result.identity).unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from .checkpoint import (
     checkpoint_folder,
     checkpoint_path,
     checkpoints,
+    discard_checkpoints,
     read_checkpoint,
 )
 from .errors import ResourceError, UsageError
@@ -126,6 +127,7 @@ def import_study(store: Store, content: Content) -> Imported:
             missing = [copy for copy in copies if copy.stem not in finished]
             taken = [_place(copy, folder, undo) for copy in missing].count(True)
         undo.pop_all()
+    discard_checkpoints(folder, finished)
     return Imported(content.parsed.readings[0][1], merged, taken, len(copies) - taken)
 
 

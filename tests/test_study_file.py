@@ -21,6 +21,7 @@ import torch
 from difficulty_bench.checkpoint import Checkpoint, checkpoint_folder, read_checkpoint
 from difficulty_bench.cli import main
 from difficulty_bench.errors import ResourceError, UsageError
+from difficulty_bench.exchange import export
 from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request
 from difficulty_bench.store import Store
@@ -185,6 +186,24 @@ def test_a_trial_that_is_finished_here_needs_no_checkpoint(tmp_path: Path, file:
         recorded.fill(store, OF, [recorded.result(OF, "trial", 100, 1, 0.7)])
         assert imported(store, file).older == 1
     assert not list(checkpoint_folder(target).iterdir())
+
+
+@pytest.mark.parametrize("verb", ["results", "study"])
+def test_a_trial_that_was_finished_elsewhere_keeps_no_checkpoint_here(
+    tmp_path: Path, verb: str
+) -> None:
+    source, target, file = (tmp_path / name for name in ("source", "target", "file"))
+    with Store(source) as store:
+        recorded.fill(store, OF, [DONE])
+        if verb == "results":
+            export(store, file)
+        else:
+            export_study(store, OF.study, file)
+    put(target, checkpoint(request=DONE.request))
+    waiting = put(target, checkpoint())
+    another = put(target, checkpoint(of="f" * 64, request=DONE.request))
+    assert main([verb, "import", str(file), "--store", str(target)]) == 0
+    assert sorted(checkpoint_folder(target).iterdir()) == sorted([waiting, another])
 
 
 def test_status_tells_of_trials_that_have_begun(

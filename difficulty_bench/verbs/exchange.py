@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..checkpoint import checkpoint_folder, discard_checkpoints
 from ..errors import UsageError
 from ..exchange import export, load, merge, merged
 from ..registry import Registry
@@ -44,6 +45,8 @@ def results(arguments: argparse.Namespace) -> int:
         parsed = load(file)  # before a store is made for it
         with Store(arguments.store) as target:
             merged_in = merge(target, file, parsed)
+            finished = [trial.identity for _, trial in parsed.trials]
+            discard_checkpoints(checkpoint_folder(target.path), finished)
         for conflict in merged_in.conflicts:
             _warn(conflict)
         print(
