@@ -215,7 +215,7 @@ class Registry:
     def _document(self, name: str) -> Document:
         return self._flatten(name) if name in self.names() else self._derived(name)
 
-    def _derived(self, name: str) -> Document:
+    def _derived(self, name: str, seen: tuple[str, ...] = ()) -> Document:
         kind, at, subject = name.partition(AT)
         if not at:
             known = did_you_mean(name, self.names())
@@ -225,10 +225,10 @@ class Registry:
             raise UsageError(f"no task '{name}', as there is no template '{kind}@'{known}")
         if not subject:
             raise UsageError(f"'{name}' is a template: give what it is for, like {name}CartPole-v1")
-        return self._derive(kind + AT, subject)
+        return self._derive(kind + AT, subject, seen)
 
-    def _derive(self, template: str, subject: str) -> Document:
-        document = self._flatten(template)
+    def _derive(self, template: str, subject: str, seen: tuple[str, ...]) -> Document:
+        document = self._flatten(template, seen)
         entry, name = document.data[template], template + subject
         derive = _entry_point(EntryPoint, document, (template, "derive"))
         del entry["derive"]
@@ -258,20 +258,22 @@ class Registry:
     def _below(self, parent: str, source: Document, seen: tuple[str, ...]) -> Document:
         """The entry that `seen[-1]` extends, itself flattened or derived."""
         where = f"{source.where((seen[-1], 'extends'))}: {seen[-1]}.extends"
-        derivable = AT in parent.rstrip(AT)
-        if parent == seen[-1] and derivable:  # `ppo@x: {extends: ppo@x}`: now it is in a file
-            return self._derived(parent)
-        if parent in seen:
+        in_a_file = parent in self._documents
+        derived = AT in parent.rstrip(AT) and (
+            not in_a_file or parent == seen[-1]  # `ppo@x: {extends: ppo@x}` changes what it was
+        )
+        template = parent.partition(AT)[0] + AT
+        if (template if derived else parent) in seen:
             raise UsageError(
                 f"{where}: a task cannot extend itself: {' -> '.join(seen)} -> {parent}"
             )
-        if parent in self._documents:
-            return self._flatten(parent, seen)
-        if derivable:
+        if derived:
             try:
-                return self._derived(parent)
+                return self._derived(parent, seen)
             except UsageError as error:
                 raise UsageError(f"{where}: {error}") from error
+        if in_a_file:
+            return self._flatten(parent, seen)
         known = did_you_mean(parent, self._documents)
         raise UsageError(f"{where}: no task '{parent}' to extend{known}")
 

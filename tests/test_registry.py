@@ -104,6 +104,24 @@ def test_mistakes_are_named(tmp_path: Path, wrong: str, right: str, expected: st
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("t@: {extends: t@x}", "/mine.yaml:1: t@.extends: a task cannot extend itself: t@ -> t@x"),
+        ("t@: {extends: u@x}\nu@: {extends: t@z}", "itself: t@ -> u@ -> t@z"),
+        ("t@: {extends: t@y}\nt@y: {extends: t@y}", "itself: t@y -> t@ -> t@y"),
+        ("t@: {extends: u}\nu: {extends: t@x}", "itself: t@ -> u -> t@x"),
+    ],
+)
+def test_a_template_cannot_extend_what_it_derives(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        registry(tmp_path, text).get("t@y")
+    assert expected in str(caught.value).replace(str(tmp_path), "")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("setting", "expected"),
     [
         ("foo.bar=1", "tiny.foo: unknown key; did"),
