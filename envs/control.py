@@ -11,7 +11,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo
 from torch import Tensor
 
 from difficulty_bench.errors import ResourceError, UsageError, first_line
@@ -25,19 +25,27 @@ Positive = Annotated[float, Field(gt=0)]
 Observations = Literal["raw", "unit", "standardised"]
 
 
+def _of_raw(scale: float, keys: ValidationInfo) -> float:
+    """Not ignored in silence: only `raw` observations are multiplied by it."""
+    observations = keys.data.get("observations", "raw")
+    if scale != 1 and observations != "raw":
+        raise ValueError(f"should be 1 beside `observations: {observations}`, which has its own")
+    return scale
+
+
 def make(
     *,
     id: str,
     eval_episodes: PositiveInt = 100,
     ceiling: float | None = None,
     observations: Observations = "raw",
-    scale: Positive = 1.0,
+    scale: Annotated[Positive, AfterValidator(_of_raw)] = 1.0,
     env_kwargs: dict[str, Any] | None = None,
 ) -> ControlProblem:
     """The environment `id`; `package:Name-v0` imports `package` first, as `gymnasium.make` does.
 
     `observations: unit` maps each observation linearly from its bounds to [-1, 1]; `scale`
-    multiplies observations instead. `standardised` subtracts the mean and divides by the standard
+    multiplies `raw` ones instead. `standardised` subtracts the mean and divides by the standard
     deviation that a random policy's observations have, and clips at 10. `env_kwargs` go to
     `gymnasium.make`. Raise UsageError for an unknown id or spaces that no policy here fits,
     ResourceError for a package not installed.

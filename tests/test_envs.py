@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from difficulty_bench.errors import ResourceError, UsageError
 from difficulty_bench.problem import SupervisedProblem, to_actions
+from difficulty_bench.registry import Registry
 from envs import control
 from envs.evaluation import episode_returns
 from envs.standardise import RanksAndChanges
@@ -164,6 +166,22 @@ def test_unit_observations_run_from_minus_one_to_one() -> None:
     rows = torch.tensor(np.stack([space.low, space.high, (space.low + space.high) / 2]))
     expected = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]])
     assert torch.allclose(problem.prepare(rows), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("observations", ["unit", "standardised"])
+def test_a_scale_beside_other_than_raw_observations_is_refused(
+    tmp_path: Path, observations: str
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        f"mine:\n  extends: inverted-pendulum\n  problem: {{observations: {observations}}}"
+    )
+    with pytest.raises(UsageError) as caught:
+        Registry([file]).get("mine")
+    key = "mine.problem.scale: should be 1 beside `observations: "
+    assert f": {key}{observations}`, which has its own, not 5" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert Registry([file]).get("mine", ["problem.scale=1"]).problem.parameters()["scale"] == 1
 
 
 def test_standardised_observations_have_mean_0_and_sd_1_under_a_random_policy() -> None:

@@ -112,9 +112,7 @@ def test_mistakes_are_named(tmp_path: Path, wrong: str, right: str, expected: st
         ("t@: {extends: u}\nu: {extends: t@x}", "itself: t@ -> u -> t@x"),
     ],
 )
-def test_a_template_cannot_extend_what_it_derives(
-    tmp_path: Path, text: str, expected: str
-) -> None:
+def test_a_template_cannot_extend_what_it_derives(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(UsageError) as caught:
         registry(tmp_path, text).get("t@y")
     assert expected in str(caught.value).replace(str(tmp_path), "")
