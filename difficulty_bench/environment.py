@@ -15,7 +15,7 @@ import torch
 BYTES_OF_A_WORKER = 2 * 2**30
 PACKAGES = (
     *("difficulty-bench", "torch", "numpy", "gymnasium"),
-    *("stable-baselines3", "cma", "ale-py", "mujoco"),
+    *("stable-baselines3", "cma", "ale-py", "mujoco", "box2d", "triton"),
 )
 
 

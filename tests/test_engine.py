@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -165,3 +166,20 @@ def test_a_gpu_has_no_more_workers_than_its_memory_holds(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
     assert environment.default_workers("cuda") == workers
     assert environment.default_workers("cpu") == 16
+
+
+def test_versions_of_all_that_decides_a_result_are_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Simulators and the compiler of kernels, too; they are extras, and may be absent."""
+    version = importlib.metadata.version
+
+    def installed(name: str) -> str:
+        if name == "box2d":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    facts = environment._machine.__wrapped__()
+    assert facts["box2d"] == "not installed"
+    assert facts["triton"] == version("triton")
