@@ -6,7 +6,6 @@ import argparse
 import importlib.metadata
 import json
 import multiprocessing
-import os
 import platform
 import statistics
 import time
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from difficulty_bench.environment import usable_memory
 
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
 COPY_BYTES = 1 << 28  # more than the caches of a CPU core or a GPU hold
@@ -142,7 +143,7 @@ def hardware(device: str) -> dict[str, str]:
 def memory_bytes(device: str) -> int:
     if device == "cuda":
         return torch.cuda.get_device_properties(0).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return usable_memory()
 
 
 def alone(function: Callable[..., Any], *args: Any) -> Any:

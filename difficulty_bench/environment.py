@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePath
 
 import joblib
 import torch
 
 # Of a GPU's memory for one process: CUDA's context, and a small network with its batches. A guess.
 BYTES_OF_A_WORKER = 2 * 2**30
+OWN_CGROUPS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+MEMORY_LIMITS = {"": "memory.max", "memory": "memory.limit_in_bytes"}  # of cgroups v2, and v1
 PACKAGES = (
     *("difficulty-bench", "torch", "numpy", "gymnasium"),
     *("stable-baselines3", "cma", "ale-py", "mujoco", "box2d", "triton"),
@@ -75,3 +80,20 @@ def default_workers(device: str) -> int:
 def usable_cores() -> int:
     """Cores that this process may use: a container's quota and an affinity mask count."""
     return int(joblib.cpu_count())
+
+
+def usable_memory() -> int:
+    """Bytes of memory that this process may use: a container's limit counts."""
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_memory_limits()])
+
+
+def _memory_limits() -> Iterator[int]:
+    """Of this process's control groups and of those above them, which hold for it, too."""
+    with suppress(OSError):  # not Linux
+        for line in OWN_CGROUPS.read_text(encoding="utf-8").splitlines():
+            _, controllers, name = line.split(":", 2)
+            if file := MEMORY_LIMITS.get(controllers):
+                own = PurePath(name.lstrip("/"))
+                for group in (own, *own.parents):
+                    with suppress(OSError, ValueError):  # not seen from inside; "max"
+                        yield int((CGROUPS / controllers / group / file).read_text("utf-8"))

@@ -168,6 +168,31 @@ def test_a_gpu_has_no_more_workers_than_its_memory_holds(
     assert environment.default_workers("cpu") == 16
 
 
+@pytest.mark.parametrize(
+    ("own", "file"),
+    [
+        ("0::/", "memory.max"),  # v2, as a container sees its own
+        ("0::/jobs/mine", "jobs/mine/memory.max"),
+        ("0::/jobs/mine", "jobs/memory.max"),  # a group keeps to the limits of those above it
+        ("0::/somewhere/on/the/host", "memory.max"),
+        ("4:memory:/mine", "memory/mine/memory.limit_in_bytes"),  # v1
+    ],
+)
+def test_the_limit_of_a_control_group_is_the_memory_there_is(
+    own: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "CGROUPS", tmp_path)
+    monkeypatch.setattr(environment, "OWN_CGROUPS", tmp_path / "cgroup")
+    machine = environment.usable_memory()
+    assert machine > 2**20
+    (tmp_path / "cgroup").write_text(f"9:cpuset:/\n{own}\n")
+    limit = tmp_path / file
+    limit.parent.mkdir(parents=True, exist_ok=True)
+    for text, memory in (("1048576\n", 2**20), ("max\n", machine), (f"{2**63 - 4096}\n", machine)):
+        limit.write_text(text)
+        assert environment.usable_memory() == memory
+
+
 def test_versions_of_all_that_decides_a_result_are_recorded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from difficulty_bench.errors import ResourceError, UsageError
-from difficulty_bench.projection import NAMES, Projection, make, sparse
+from difficulty_bench.projection import NAMES, Projection, dense, make, sparse
 from difficulty_bench.projection.fastfood import (
     Fastfood,
     hadamard,
@@ -336,3 +336,10 @@ def test_bad_names_and_seeds_are_refused() -> None:
 def test_dense_refuses_what_memory_cannot_hold() -> None:
     with pytest.raises(ResourceError, match="use 'hashed'"):
         make("dense", 10**9, 10**6, seed=0)
+
+
+def test_dense_keeps_to_a_containers_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense, "usable_memory", lambda: 8 * 100 * 10)
+    assert make("dense", 100, 10, seed=0).nbytes == 4 * 100 * 10
+    with pytest.raises(ResourceError, match="use 'hashed'"):
+        make("dense", 100, 11, seed=0)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..environment import usable_memory
 from ..errors import ResourceError
 from .base import Projection
 
@@ -16,7 +15,7 @@ class Dense(Projection):
     """Independent Gaussian entries, each column divided by its length (Li et al. 2018).
 
     Memory and time O(D d). Raises ResourceError where P would take more than half of the
-    machine's memory (D = 199,210 with d = 10,000 is 8 GB).
+    memory, the machine's or a container's (D = 199,210 with d = 10,000 is 8 GB).
     """
 
     name = "dense"
@@ -47,7 +46,7 @@ class Dense(Projection):
 
 
 def _refuse_unless_fits(nbytes: int) -> None:
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = usable_memory()
     if nbytes > memory // 2:
         raise ResourceError(
             f"projection 'dense' needs {nbytes / 1e9:.1f} GB of {memory / 1e9:.1f} GB: "
