@@ -717,6 +717,20 @@ def test_convolutions_play_from_pixels() -> None:
     assert result.steps == 5 * 10
 
 
+@pytest.mark.parametrize("obs", ["pixels", "ram"])
+def test_episodes_of_atari_are_scored_by_the_games_own_returns(obs: Any) -> None:
+    """A policy is chosen by what its game gives, not by what a gradient would learn from."""
+    problem = atari.make(id="ALE/Qbert-v5", obs=obs, max_frames=600)
+    assert problem.rules.clip_rewards
+    envs, rng = problem.make_episodes(4), np.random.default_rng(0)
+    returns, _ = first_episodes(
+        envs, lambda _: rng.integers(6, size=4), np.arange(4), lambda: None, "x"
+    )
+    envs.close()
+    assert returns.max() > 0
+    assert set(returns % 25) == {0}  # a cube of Q*bert counts 25
+
+
 def test_a_data_set_is_no_environment() -> None:
     setting = Setting(OPENAI, 0)
     data: Any = object()
