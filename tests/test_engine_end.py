@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from difficulty_bench import ray_engine
 from difficulty_bench.cli import main
 from difficulty_bench.context import Interrupted
-from difficulty_bench.engine import GRACE_S, make_engine
+from difficulty_bench.engine import GRACE_S, Engine, ProcessEngine, make_engine
 from difficulty_bench.errors import ResourceError, UsageError, described
 from difficulty_bench.ray_engine import LOCAL
 from difficulty_bench.trial import Runtime, Trial
@@ -26,20 +27,44 @@ def test_stop_ends_what_runs_and_what_waits(name: str, tmp_path: Path) -> None:
     engine, marker, folder = ENGINES[name](), tmp_path / "running", tmp_path / "checkpoints"
     task = TASKS.get("tiny-broken", ["agent.entry_point=tests.tiny:hang", f"agent.marker={marker}"])
     trials = [Trial(task, request) for request in REQUESTS[:4]]
-    asked = []
-
-    def stop_once_it_runs() -> None:
-        while not marker.exists():
-            time.sleep(0.05)
-        engine.stop()
-        asked.append(time.monotonic())
-
-    threading.Thread(target=stop_once_it_runs, daemon=True).start()
+    asked = stopped_once_it_runs(engine, marker)
     with pytest.raises(Interrupted):
         list(engine.run(trials, Runtime(checkpoint_dir=folder)))
     assert time.monotonic() - asked[0] < GRACE_S / 2
     engine.close()
     assert list(folder.glob("*.pt"))
+
+
+def stopped_once_it_runs(engine: Engine, marker: Path) -> list[float]:
+    """Stop `engine` when there is a file `marker`; the time of it, once it has come."""
+    asked: list[float] = []
+
+    def stop() -> None:
+        while not marker.exists():
+            time.sleep(0.05)
+        engine.stop()
+        asked.append(time.monotonic())
+
+    threading.Thread(target=stop, daemon=True).start()
+    return asked
+
+
+def test_a_worker_that_hears_nothing_is_killed_once_its_time_of_grace_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would go on for 100 s, and no longer belong to anybody."""
+    monkeypatch.setattr("difficulty_bench.engine.GRACE_S", 0.5)
+    engine, marker, others = ProcessEngine(2), tmp_path / "running", set(active_children())
+    task = TASKS.get("tiny-broken", ["agent.entry_point=tests.tiny:deaf", f"agent.marker={marker}"])
+    asked = stopped_once_it_runs(engine, marker)
+    with pytest.raises(Interrupted):
+        list(engine.run([Trial(task, REQUESTS[0])], Runtime()))
+    assert 0.5 < time.monotonic() - asked[0] < 50
+    deadline = time.monotonic() + 20  # for the system to end what was killed
+    while (left := set(active_children()) - others) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    engine.close()
 
 
 def test_a_deadline_ends_trials_that_no_node_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
