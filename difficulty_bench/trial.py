@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
@@ -31,6 +33,10 @@ LACK_OF_MEMORY = "out of memory", "can't allocate memory", "status_alloc_failed"
 # How RuntimeErrors of cuBLAS, cuDNN and Triton begin; only CUDA's own are AcceleratorErrors, and
 # Triton's compiler has classes of its own.
 OF_THE_DEVICE = "cuda error:", "cudnn error:", "cudnn frontend error:", "triton error [cuda]:"
+OF_A_PATH = (
+    *(FileNotFoundError, FileExistsError, PermissionError),
+    *(NotADirectoryError, IsADirectoryError),
+)
 
 # On CUDA torch may round the operands of convolutions to 10 bits, those of products where an
 # environment variable says so, and sum gradients in any order. Here, because whatever trains or
@@ -262,9 +268,23 @@ def check_machine(trial: Trial, error: BaseException) -> None:
 
 
 def is_the_machines(error: BaseException) -> bool:
-    known = isinstance(error, OSError | torch.AcceleratorError) or lacks_memory(error)
+    of_the_system = isinstance(error, OSError) and not _is_an_environments(error)
+    known = of_the_system or isinstance(error, torch.AcceleratorError) or lacks_memory(error)
     by_triton = any(kind.__module__.startswith("triton.") for kind in type(error).__mro__)
     return known or by_triton or str(error).lower().startswith(OF_THE_DEVICE)
+
+
+def _is_an_environments(error: OSError) -> bool:
+    """Whether an environment asked for a path in vain, or raised it in words of its own.
+
+    The system's errors have numbers; those that speak of no path tell of a disk, of memory or of
+    another process, in an environment, too.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    inside = any(
+        isinstance(frame.f_locals.get("self"), gym.Env | gym.vector.VectorEnv) for frame in frames
+    )
+    return inside and (error.errno is None or isinstance(error, OF_A_PATH))
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -703,6 +703,17 @@ def test_a_return_that_is_not_finite_fails_the_trial(monkeypatch: pytest.MonkeyP
     assert result.reason.startswith("diverged: a return is not finite")
 
 
+def test_an_environment_that_lacks_a_file_fails_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: Quadratic, action: np.ndarray) -> Any:
+        return Path("mesh.xml").read_text()
+
+    monkeypatch.setattr(Quadratic, "step", step)
+    result = run(OPENAI, 4)
+    assert result.state == "failed"
+    assert result.reason is not None
+    assert result.reason.startswith("FileNotFoundError: ")
+
+
 def test_convolutions_play_from_pixels() -> None:
     task = make_task({**OPENAI, "population": 4, "total_timesteps": 1})
     game = {"id": "ALE/Pong-v5", "max_frames": 40, "image_size": 36, "eval_episodes": 2}

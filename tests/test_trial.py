@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import SyncVectorEnv
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 from triton.runtime.errors import OutOfResources, PTXASError
@@ -338,6 +341,40 @@ def test_a_lack_of_memory_is_known_by_its_words(error: Exception, machine: bool)
 )
 def test_what_the_device_does_wrong_is_no_failure_to_learn(error: Exception, machine: bool) -> None:
     assert is_the_machines(error) is machine
+
+
+class Raising(gym.Env[int, int]):
+    observation_space = action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def step(self, action: int) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "machine"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "mesh.xml"), False),
+        (PermissionError(13, "Permission denied", "mesh.xml"), False),
+        (OSError("no licence"), False),
+        (OSError(5, "Input/output error", "mesh.xml"), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (OSError(24, "Too many open files", "mesh.xml"), True),
+        (OSError(28, "No space left on device", "log.txt"), True),
+        (BrokenPipeError(32, "Broken pipe"), True),  # to a simulator that was killed
+    ],
+)
+def test_a_path_that_an_environment_asks_for_in_vain_is_its_own_fault(
+    error: OSError, machine: bool
+) -> None:
+    """And outside of an environment the machine's, as ever: a cache that cannot be written, say."""
+    assert is_the_machines(error)
+    envs = SyncVectorEnv([lambda: Raising(error)])
+    with pytest.raises(OSError, match=re.escape(str(error))) as caught:
+        envs.step(envs.action_space.sample())
+    assert is_the_machines(caught.value) is machine
 
 
 def test_no_setting_from_outside_makes_a_gpu_round_or_add_otherwise() -> None:
