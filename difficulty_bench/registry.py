@@ -194,7 +194,7 @@ class Registry:
 
         No entry point is checked, so none imported but those of a template.
         """
-        return [_validate(_measured(self._flatten(name), name), name) for name in self.names()]
+        return [_validate(self._measured(self._flatten(name), name), name) for name in self.names()]
 
     def get(self, name: str, settings: Sequence[str] = ()) -> Task:
         """The task `name` with `--set` overrides applied and every entry point checked.
@@ -207,7 +207,7 @@ class Registry:
         document = self._document(name)
         for setting in sorted(settings, key=lambda s: not sets_entry_point(s)):  # before its keys
             assign(document, (name,), setting)
-        task = _validate(_measured(document, name), name)
+        task = _validate(self._measured(document, name), name)
         for key in ("problem", "network", "agent"):
             _check_entry_point(getattr(task, key), document, (name, key))
         return task
@@ -236,6 +236,25 @@ class Registry:
             found = derive(subject)
         marks = {(name, *key[1:]): mark for key, mark in document.marks.items()}
         return Document({name: merge(found, entry)}, marks, document.name)
+
+    def _measured(self, document: Document, name: str) -> Document:
+        """The entry laid on what its `measure` function finds out about its problem.
+
+        Not before everything that changes the problem was laid on it.
+        """
+        entry = document.data[name]
+        if "measure" not in entry:
+            return document
+        measure = _entry_point(EntryPoint, document, (name, "measure"))
+        problem = _entry_point(ProblemEntryPoint, document, (name, "problem"))
+        del entry["measure"]
+        place = f"{document.where((name,))}: " if name in self._documents else ""
+        try:
+            with user_code("cannot be measured"):  # it may well run the problem
+                found = measure(problem(), entry.keys())
+        except UsageError as error:
+            raise UsageError(f"{place}{name}: {error}") from error
+        return Document({name: merge(found, entry)}, document.marks, document.name)
 
     def _flatten(self, name: str, seen: tuple[str, ...] = ()) -> Document:
         """A copy of the entry with what it `extends` laid beneath it."""
@@ -283,22 +302,6 @@ def _entry_points(value: Any) -> Iterator[str]:
         yield from (str(item) for key, item in value.items() if key == ENTRY_POINT)
         for item in value.values():
             yield from _entry_points(item)
-
-
-def _measured(document: Document, name: str) -> Document:
-    """The entry laid on what its `measure` function finds out about its problem.
-
-    Not before everything that changes the problem was laid on it.
-    """
-    entry = document.data[name]
-    if "measure" not in entry:
-        return document
-    measure = _entry_point(EntryPoint, document, (name, "measure"))
-    problem = _entry_point(ProblemEntryPoint, document, (name, "problem"))
-    del entry["measure"]
-    with user_code(f"{name}: cannot be measured"):  # it may well run the problem
-        found = measure(problem(), entry.keys())
-    return Document({name: merge(found, entry)}, document.marks, document.name)
 
 
 def _entry_point(kind: type[E], document: Document, path: KeyPath) -> E:

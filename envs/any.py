@@ -1,12 +1,13 @@
 """A task for any Gymnasium id: what its registry entry would say, found out from the environment.
 
-The floor is measured: the mean return of a policy that acts uniformly at random. It is a function
-of the environment, as it is trained, and a fixed seed, so that the same command gives the same task
-every time.
+Network and input scale follow from its spaces. The floor is measured: the mean return of a policy
+that acts uniformly at random. All are functions of the environment, as it is trained, and a fixed
+seed, so that the same command gives the same task every time.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Collection
 from typing import Any
@@ -19,7 +20,7 @@ from difficulty_bench.errors import UsageError, first_line
 from difficulty_bench.problem import EnvironmentProblem, Problem
 
 from . import atari, control
-from .evaluation import GymnasiumProblem, episode_returns
+from .evaluation import episode_returns
 
 FLOOR_SEED = 0
 # An Atari episode costs about a second. Of 100 episodes of LunarLander the mean is known to 10.
@@ -27,42 +28,75 @@ FLOOR_EPISODES = {"vector": 100, "image": 10}
 Entry = dict[str, Any]
 
 
-def derive(id: str, *, vector: Entry, image: Entry | None = None, continuous: bool = True) -> Entry:
-    """The keys of a task for the environment `id`, laid on `vector` or `image`.
+def derive(id: str) -> Entry:
+    """The problem of a task for the environment `id`; nothing is made yet, for it may need keys.
+
+    Raise UsageError for an id that is none.
+    """
+    _check_id(id)
+    module = atari if id.startswith("ALE/") else control
+    return {"problem": {"entry_point": f"{module.__name__}:make", "id": id}}
+
+
+def measure(
+    problem: Problem,
+    given: Collection[str],
+    *,
+    vector: Entry,
+    image: Entry | None = None,
+    continuous: bool = True,
+) -> Entry:
+    """What follows from the environment: network, search range, scale, floor, global threshold.
 
     `vector` and `image` are what only the caller knows for observations of either kind: network
     and search range; None where the agent has nothing for them. Images are arrays of three axes,
-    channels first. `continuous` says whether the agent can take continuous actions. Raise
-    UsageError for an id or a space that does not fit, ResourceError for a missing package.
-    """
-    problem, keys = _problem(id)
-    if isinstance(problem.action_space, Box) and not continuous:
-        raise UsageError(
-            f"{id}: actions are continuous, and this agent chooses among discrete ones; use "
-            "--agent ppo"
-        )
-    kind = "image" if len(problem.input_shape) == 3 else "vector"
-    template = image if kind == "image" else vector
-    if template is None:
-        raise UsageError(
-            f"{id}: observations are images of shape {problem.input_shape}, and this agent has "
-            "no network for images; use --agent ppo or es"
-        )
-    return {**template, "problem": keys}
-
-
-def measure(problem: Problem, given: Collection[str]) -> Entry:
-    """Floor and global threshold of the environment, and what to say of them.
-
-    `given` are the task's keys that need no measuring. A `reward_threshold` of Gymnasium's is of
-    the environment as it is registered, and is none where `env_kwargs` change it. Raise UsageError
-    for a problem without episodes, and as `random_return` does.
+    channels first. `continuous` says whether the agent can take continuous actions. `given` are the
+    task's keys that need no measuring. A `reward_threshold` of Gymnasium's is of the environment as
+    it is registered, and is none where `env_kwargs` change it. Raise UsageError for a problem
+    without episodes, spaces that do not fit the agent, and as `random_return` does.
     """
     if not isinstance(problem, EnvironmentProblem):
         raise UsageError(
             f"a random policy needs episodes to act in, and {type(problem).__name__} has none; "
             "write the whole task, without extending a template"
         )
+    return {
+        **_template(problem, vector, image, continuous),
+        **_scale(problem),
+        **_scores(problem, given),
+    }
+
+
+def _template(
+    problem: EnvironmentProblem, vector: Entry, image: Entry | None, continuous: bool
+) -> Entry:
+    if isinstance(problem.action_space, Box) and not continuous:
+        raise UsageError(
+            f"{problem.id}: actions are continuous, and this agent chooses among discrete ones; "
+            "use --agent ppo"
+        )
+    template = {"image": image, "vector": vector}[_kind(problem)]
+    if template is None:
+        raise UsageError(
+            f"{problem.id}: observations are images of shape {problem.input_shape}, and this agent "
+            "has no network for images; use --agent ppo or es"
+        )
+    return template
+
+
+def _kind(problem: Problem) -> str:
+    return "image" if len(problem.input_shape) == 3 else "vector"
+
+
+def _scale(problem: EnvironmentProblem) -> Entry:
+    """The problem's keys for bytes, which a network shall see between 0 and 1."""
+    if isinstance(problem, control.ControlProblem) and problem.observation_space.dtype == np.uint8:
+        return {"problem": {"entry_point": f"{control.__name__}:make", "scale": 1 / 255}}
+    return {}
+
+
+def _scores(problem: EnvironmentProblem, given: Collection[str]) -> Entry:
+    """Floor and global threshold, and what to say of them."""
     spec = gym.registry.get(problem.id)
     threshold = spec.reward_threshold if spec else None
     changes = problem.env_kwargs if isinstance(problem, control.ControlProblem) else {}
@@ -73,7 +107,7 @@ def measure(problem: Problem, given: Collection[str]) -> Entry:
     }
     notes = ["Derived from the environment's id."]
     if "floor" not in given:
-        episodes = FLOOR_EPISODES["image" if len(problem.input_shape) == 3 else "vector"]
+        episodes = FLOOR_EPISODES[_kind(problem)]
         found["floor"] = random_return(problem, episodes)
         notes.append(
             f"Floor: mean return of a uniformly random policy{f' with {changed}' * bool(changed)}, "
@@ -94,29 +128,15 @@ def _threshold_said(threshold: float | None, changed: bool) -> str:
     return "reward_threshold by Gymnasium"
 
 
-def _problem(id: str) -> tuple[GymnasiumProblem, Entry]:
-    """The problem, and the entry point and keys that make it again."""
-    _check_id(id)
-    if id.startswith("ALE/"):
-        return atari.make(id=id), {"entry_point": "envs.atari:make", "id": id}
-    env = control.make_env(id, {})
-    env.close()
-    keys: Entry = {"id": id}
-    if env.observation_space.dtype == np.uint8:
-        keys["scale"] = 1 / 255
-    return control.make(**keys), {"entry_point": "envs.control:make", **keys}
-
-
-def _name(id: str) -> str:
-    """The id that Gymnasium's registry has once the package of `package:Name-v0` is imported."""
-    return id.rpartition(":")[2]
-
-
 def _check_id(id: str) -> None:
     """Raise UsageError for an id that Gymnasium does not know, or of no particular version."""
-    name = _name(id)
-    if name != id:
-        control.make_env(id, {}).close()  # imports the package
+    package, _, name = id.rpartition(":")
+    if package:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            mend = "install it, or put it in the working folder"
+            raise UsageError(f"{id}: {first_line(error)}; {mend}") from None
     if versions := [known for known in gym.registry if known.startswith(f"{name}-v")]:
         raise UsageError(f"{id}: name the version, for each is another task: {versions[-1]}")
     try:

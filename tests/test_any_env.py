@@ -77,6 +77,14 @@ class Pixels(Chain):
     observation_space = Box(0, 255, (4, 84, 84), np.uint8)
 
 
+class Viewed(Chain):
+    """Which observations it has is for the user to say."""
+
+    def __init__(self, pixels: bool) -> None:
+        space = Pixels.observation_space if pixels else Chain.observation_space
+        self.observation_space = space  # type: ignore[assignment]
+
+
 class Named(Chain):
     observation_space = gym.spaces.Dict({"a": Box(0, 1)})  # type: ignore[assignment]
 
@@ -122,7 +130,7 @@ class PayingArray(Paying):
 
 
 BROKEN = [Single, InitRaises, ResetRaises, StepRaises, OldApi, Paying, PayingNan, PayingArray]
-for made in (Chain, Raised, Narrow, Whole, Endless, Pixels, Named, *BROKEN):
+for made in (Chain, Raised, Narrow, Whole, Endless, Pixels, Viewed, Named, *BROKEN):
     gym.register(f"test/{made.__name__}-v0", made, reward_threshold=9.5)
 
 
@@ -175,7 +183,8 @@ def test_one_broken_environment_leaves_the_list_its_other_tasks(
     file.write_text("a: {extends: ppo@test/StepRaises-v0}\nb: {extends: ppo@test/Chain-v0}\n")
     assert main(["list", "--tasks", str(file)]) == 0
     said = capsys.readouterr().out
-    assert "unusable: a: cannot be measured: RuntimeError: simulator crashed" in said
+    why = "a: cannot be measured: RuntimeError: simulator crashed"
+    assert f"unusable: {file}:1: {why}" in said
     assert re.search("^b +reinforcement +mlp", said, re.M)
 
 
@@ -214,6 +223,34 @@ def test_images_have_a_convolutional_network_with_ppo_and_none_with_dqn() -> Non
     assert task.problem.parameters()["scale"] == 1 / 255
     with pytest.raises(UsageError, match=r"images of shape \(4, 84, 84\).*--agent ppo"):
         Registry().get("dqn@test/Pixels-v0")
+
+
+def test_what_env_kwargs_change_decides_network_and_scale(tmp_path: Path) -> None:
+    """An environment that cannot be made without them is a task, too."""
+    name, key = "test/Viewed-v0", "problem.env_kwargs"
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"mine: {{extends: ppo@{name}, problem: {{env_kwargs: {{pixels: true}}}}}}")
+    by_set = Registry().get(f"ppo@{name}", [f"{key}={{pixels: true}}"])
+    vector = Registry().get(f"ppo@{name}", [f"{key}.pixels=false", "network.width=96"])
+    by_file, (*_, listed) = Registry([file]).get("mine"), Registry([file]).registered()
+    for task in (by_set, by_file, listed):
+        assert task.network.entry_point == "agents.networks:nature_cnn"
+        assert task.problem.parameters()["scale"] == 1 / 255
+        assert task.search.d_max == 20000
+        assert prepare(task).D > 10**6
+    assert vector.network.entry_point == "agents.networks:mlp"
+    assert (vector.problem.parameters()["scale"], vector.search.d_max) == (1, 4000)
+    assert prepare(vector).D == 3 * 96 + 96 + 96 * 96 + 96 + 96 * 2 + 2
+    with pytest.raises(UsageError, match=r"images of shape \(4, 84, 84\).*--agent ppo"):
+        Registry().get(f"dqn@{name}", [f"{key}.pixels=true"])
+    with pytest.raises(UsageError, match="missing 1 required positional argument: 'pixels'"):
+        Registry().get(f"ppo@{name}")
+
+
+def test_an_environment_that_does_not_fit_is_named_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("mine: {extends: dqn@Pendulum-v1}")
+    with pytest.raises(UsageError, match=r"mine\.yaml:1: mine: Pendulum-v1: .*continuous"):
+        Registry([tmp_path / "mine.yaml"]).get("mine")
 
 
 def test_atari_ids_get_the_atari_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
