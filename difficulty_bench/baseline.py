@@ -21,7 +21,7 @@ LEAST = 3  # seeds, for an interval with two degrees of freedom
 
 @dataclass(frozen=True)
 class Baseline:
-    """Mean and spread (n - 1; None for a single trial) of the n native scores.
+    """The mean of the n native scores, and how far off it may be.
 
     `error2` is the squared standard error of the mean with `dof` degrees of freedom, from the
     spread of the seeds that every study runs: the search adds further ones where the spread is
@@ -29,7 +29,6 @@ class Baseline:
     """
 
     mean: float
-    sd: float | None
     n: int
     error2: float
     dof: int
@@ -65,10 +64,8 @@ def measure_baseline(task: Task, outcomes: Mapping[Request, Outcome]) -> Baselin
 
 
 def _summary(scores: list[float], first: list[float]) -> Baseline:
-    n = len(scores)
-    sd, first_sd = (float(np.std(s, ddof=1)) if len(s) > 1 else None for s in (scores, first))
-    error2 = 0.0 if first_sd is None else first_sd**2 / n
-    return Baseline(float(np.mean(scores)), sd, n, error2, max(1, len(first) - 1))
+    n, sd = len(scores), float(np.std(first, ddof=1)) if len(first) > 1 else 0.0
+    return Baseline(float(np.mean(scores)), n, sd**2 / n, max(1, len(first) - 1))
 
 
 def _require_above_floor(task: Task, baseline: Baseline, scores: list[float]) -> None:

@@ -29,24 +29,16 @@ LOCAL = 0.9  # the normalised score that `local` asks for (docs/estimate.md)
 class Estimate:
     """What a study says so far; None where it cannot say yet.
 
-    `baseline_*` describe the native trials (sd over seeds, n - 1), `n_trials`, `n_failed` and
-    `compute_s` (seconds) every training that was spent, pilots and baselines included. `outliers`
-    are subspace trials, (d, score) with None for a failed one, that hardly count: under the `score`
-    likelihood they are more likely outliers than not, and not only beside clipped scores.
+    `outliers` are subspace trials, (d, score) with None for a failed one, that hardly count: under
+    the `score` likelihood they are more likely outliers than not, and not only beside clipped
+    scores.
     `at_chance`: a prediction that is always the same reaches the local threshold, or may score as
     the baseline does, so that a d_int90 says nothing.
     """
 
-    floor: float
-    baseline_mean: float | None
-    baseline_sd: float | None
-    baseline_n: int
     threshold_local: float | None
     local: Crossing | None
     global_: Crossing | None
-    n_trials: int
-    n_failed: int
-    compute_s: float
     outliers: tuple[tuple[int, float | None], ...]
     at_chance: bool
 
@@ -70,16 +62,9 @@ def estimate(task: Task, D: int, outcomes: Mapping[Request, Outcome]) -> Estimat
     baseline = measure_baseline(task, used)
     local, global_ = targets(task, used)
     return Estimate(
-        floor=task.floor,
-        baseline_mean=baseline.mean if baseline else None,
-        baseline_sd=baseline.sd if baseline else None,
-        baseline_n=baseline.n if baseline else 0,
         threshold_local=local.threshold if local else None,
         local=local.crossing if local else None,
         global_=global_.crossing if global_ else None,
-        n_trials=len(used),
-        n_failed=sum(outcome.score is None for outcome in used.values()),
-        compute_s=sum(outcome.cost_s for outcome in used.values()),
         outliers=_outliers(
             subspace_trials(used), task.floor, baseline, *(t for t in (local, global_) if t)
         ),

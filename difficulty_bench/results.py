@@ -46,7 +46,6 @@ class Outcome:
     """A finished training: its final score, or None where it failed, diverged or timed out."""
 
     score: float | None
-    cost_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -77,4 +76,4 @@ class TrialResult:
 
     @property
     def outcome(self) -> Outcome:
-        return Outcome(self.score, self.wall_s)
+        return Outcome(self.score)

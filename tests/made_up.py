@@ -40,7 +40,7 @@ def learner(
     def learn(request: Request) -> Outcome:
         entropy = [seed, request.d, request.seed, len(request.role), round(request.lr_scale * 1e6)]
         noise = np.random.default_rng(entropy).standard_normal()
-        return Outcome((mean(request.d) if request.d else baseline) + sd * float(noise), 1.0)
+        return Outcome((mean(request.d) if request.d else baseline) + sd * float(noise))
 
     return learn
 
@@ -93,9 +93,9 @@ def results(
     scores: Mapping[int, list[float | None]], baseline: list[float | None]
 ) -> dict[Request, Outcome]:
     """Outcomes under lr_rule `paper`: {d: scores of its seeds}, and the native scores."""
-    native = {Request("baseline", 0, i): Outcome(s, 1.0) for i, s in enumerate(baseline)}
+    native = {Request("baseline", 0, i): Outcome(s) for i, s in enumerate(baseline)}
     trials = {
-        Request("trial", d, i): Outcome(score, 1.0)
+        Request("trial", d, i): Outcome(score)
         for d, ys in scores.items()
         for i, score in enumerate(ys)
     }

@@ -15,6 +15,7 @@ from difficulty_bench.exchange import read
 from difficulty_bench.report import row_text, rows
 from difficulty_bench.report.text import count
 from difficulty_bench.search import Plan
+from difficulty_bench.tuning import relevant
 
 from .test_study import ROOT, bench
 
@@ -70,7 +71,8 @@ def test_a_published_number_asks_for_no_more_trials() -> None:
             task, outcomes = reading.task, source.outcomes(reading.study)
             found = estimate(task, reading.D, outcomes)
             crossings = [c for c in (found.local, found.global_) if c is not None]
-            enough = found.baseline_n >= task.baseline_seeds and all(
+            baselines = [r for r in relevant(task, reading.D, outcomes) if r.role == "baseline"]
+            enough = len(baselines) >= task.baseline_seeds and all(
                 crossing.censored in (ABOVE, BELOW)
                 or max(crossing.factors()) <= task.search.precision
                 for crossing in crossings

@@ -29,7 +29,7 @@ from difficulty_bench.estimate import Target, estimate
 from difficulty_bench.results import Outcome, Request
 from difficulty_bench.search import Stop
 from difficulty_bench.stages import Stages, tidy
-from difficulty_bench.tuning import ChosenLr, chosen_lr
+from difficulty_bench.tuning import ChosenLr, chosen_lr, relevant
 
 from .made_up import (
     D,
@@ -256,11 +256,11 @@ class TestStopping:
 
         def learn(request: Request) -> Outcome:
             broken = request.role == "trial" and (request.d // 10 + request.seed) % 6 == 0
-            return Outcome(None, 5.0) if broken else sound(request)
+            return Outcome(None) if broken else sound(request)
 
         outcomes = play_study(TASK, learn)
         found = estimate(TASK, D, outcomes)
-        assert found.n_failed == sum(o.score is None for o in outcomes.values()) > 0
+        assert any(o.score is None for o in outcomes.values())
         assert 200 < found.local.d_int90 < 450
 
     def test_a_noisy_baseline_gets_more_seeds(self):
@@ -332,7 +332,6 @@ class TestLearningRates:
             if r.role == "trial"
         )
         found = estimate(TUNED, D, outcomes)
-        assert found.n_trials == len(outcomes)
         assert found.local.ci_low <= 300 <= found.local.ci_high
 
     def test_a_best_multiplier_at_the_edge_is_reported(self):
@@ -386,10 +385,10 @@ class TestLearningRates:
     def test_pilots_of_another_grid_are_left_out(self):
         outcomes = play_study(TUNED, tuned_learner(4.0, 16.0))
         foreign = {
-            Request("pilot", 0, 0, 7.5): Outcome(9.0, 9.0),
-            Request("pilot", 100, 7, 4.0): Outcome(9.0, 9.0),
+            Request("pilot", 0, 0, 7.5): Outcome(9.0),
+            Request("pilot", 100, 7, 4.0): Outcome(9.0),
         }
-        assert estimate(TUNED, D, outcomes | foreign) == estimate(TUNED, D, outcomes)
+        assert relevant(TUNED, D, outcomes | foreign) == relevant(TUNED, D, outcomes) == outcomes
 
     def test_pilots_that_all_fail_in_the_subspace_are_an_error(self):
         with pytest.raises(StudyError, match="all 12 subspace pilots failed"):

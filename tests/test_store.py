@@ -59,7 +59,7 @@ def test_what_goes_in_comes_out(path: Path) -> None:
         assert store.curve(TRIAL.identity) == TRIAL.curve
         assert store.solution(TRIAL.identity) == TRIAL.z
         assert store.solution(NATIVE.identity) is None
-        assert store.outcomes(OF.study)[FAILED.request] == Outcome(None, FAILED.wall_s)
+        assert store.outcomes(OF.study)[FAILED.request] == Outcome(None)
         assert store.studies() == [OF]
         assert store.study(OF.study) == OF
         assert store.find(TRIAL.identity[:10]) == [without_bulk(TRIAL)]
