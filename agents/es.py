@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from difficulty_bench.context import Diverged, TrialContext
@@ -19,27 +19,23 @@ from difficulty_bench.problem import EnvironmentProblem, Problem
 from .es_population import Arena
 from .es_strategies import CMAES, OpenAIES, Strategy
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-
 
 def evolve(
     problem: Problem,
     network: nn.Module,
     context: TrialContext,
     *,
-    total_timesteps: Count,
-    episodes: Count = 1,
-    mean_episodes: Count = 1,
+    total_timesteps: PositiveInt,
+    episodes: PositiveInt = 1,
+    mean_episodes: PositiveInt = 1,
     population: Annotated[int, Field(ge=2, multiple_of=2)] = 64,
-    sigma: Positive = 0.02,
-    learning_rate: Positive = 1e-2,
+    sigma: PositiveFloat = 0.02,
+    learning_rate: PositiveFloat = 1e-2,
     lr_schedule: Literal["constant", "linear"] = "constant",
-    weight_decay: NotNegative = 0.0,
-    cma_max_d: Annotated[int, Field(ge=0)] = 200,
+    weight_decay: NonNegativeFloat = 0.0,
+    cma_max_d: NonNegativeInt = 200,
     cma_population: Annotated[int, Field(ge=2)] | None = None,
-    cma_sigma: Positive = 0.1,
+    cma_sigma: PositiveFloat = 0.1,
 ) -> None:
     """CMA-ES up to `cma_max_d` coordinates, OpenAI-ES (Salimans et al. 2017) above.
 

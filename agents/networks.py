@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from difficulty_bench.errors import UsageError
 
 Init = Literal["he_normal", "orthogonal", "torch"]
-Size = Annotated[int, Field(ge=1)]
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -30,8 +29,8 @@ def mlp(
     input_shape: tuple[int, ...],
     output_size: int,
     *,
-    width: Size = 200,
-    depth: Annotated[int, Field(ge=0)] = 2,
+    width: PositiveInt = 200,
+    depth: NonNegativeInt = 2,
     activation: Literal["relu", "tanh"] = "relu",
     init: Init = "he_normal",
 ) -> nn.Module:

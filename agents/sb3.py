@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from torch import nn
@@ -34,10 +34,7 @@ from .sb3_training import (
     train,
 )
 
-Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
 
 DQN_TICK_STEPS = 1000
 MAX_SAVED_REPLAY_BYTES = 32 * 2**20  # a replay buffer that holds more is not saved
@@ -48,20 +45,20 @@ def ppo(
     network: nn.Module,
     context: TrialContext,
     *,
-    total_timesteps: Count,
-    learning_rate: Positive = 3e-4,
+    total_timesteps: PositiveInt,
+    learning_rate: PositiveFloat = 3e-4,
     lr_schedule: Shape = "constant",
-    n_envs: Count = 1,
-    n_steps: Count = 2048,
+    n_envs: PositiveInt = 1,
+    n_steps: PositiveInt = 2048,
     batch_size: Annotated[int, Field(ge=2)] = 64,
-    n_epochs: Count = 10,
+    n_epochs: PositiveInt = 10,
     gamma: Share = 0.99,
     gae_lambda: Share = 0.95,
-    clip_range: Positive = 0.2,
+    clip_range: PositiveFloat = 0.2,
     clip_schedule: Shape = "constant",
-    ent_coef: NonNegative = 0.0,
-    vf_coef: NonNegative = 0.5,
-    max_grad_norm: Positive = 0.5,
+    ent_coef: NonNegativeFloat = 0.0,
+    vf_coef: NonNegativeFloat = 0.5,
+    max_grad_norm: PositiveFloat = 0.5,
     critic: Literal["native", "subspace"] = "native",
 ) -> None:
     """Proximal policy optimisation (Schulman et al. 2017).
@@ -119,21 +116,21 @@ def dqn(
     network: nn.Module,
     context: TrialContext,
     *,
-    total_timesteps: Count,
-    learning_rate: Positive = 1e-4,
+    total_timesteps: PositiveInt,
+    learning_rate: PositiveFloat = 1e-4,
     lr_schedule: Shape = "constant",
-    n_envs: Count = 1,
-    buffer_size: Count = 1_000_000,
-    learning_starts: Annotated[int, Field(ge=0)] = 100,
-    batch_size: Count = 32,
+    n_envs: PositiveInt = 1,
+    buffer_size: PositiveInt = 1_000_000,
+    learning_starts: NonNegativeInt = 100,
+    batch_size: PositiveInt = 32,
     gamma: Share = 0.99,
-    train_freq: Count = 4,
-    gradient_steps: Count = 1,
-    n_steps: Count = 1,
-    target_update_interval: Count = 10_000,
+    train_freq: PositiveInt = 4,
+    gradient_steps: PositiveInt = 1,
+    n_steps: PositiveInt = 1,
+    target_update_interval: PositiveInt = 10_000,
     exploration_fraction: Share = 0.1,
     exploration_final_eps: Share = 0.05,
-    max_grad_norm: Positive = 10.0,
+    max_grad_norm: PositiveFloat = 10.0,
 ) -> None:
     """Deep Q learning (Mnih et al. 2015) with a target network and a Huber loss.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from difficulty_bench.context import Diverged, TimedOut, TrialContext
@@ -22,10 +22,7 @@ from . import supervised_together
 from .captured import CapturedStep, repeats, set_rates
 from .networks import channels_last
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=0)]
 
 TICK_INTERVAL_S = 2.0
 
@@ -36,14 +33,14 @@ def train(
     context: TrialContext,
     *,
     optimizer: Literal["adam", "sgd", "lbfgs"] = "adam",
-    learning_rate: Positive = 1e-3,
+    learning_rate: PositiveFloat = 1e-3,
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.99),
     momentum: Share = 0.0,
-    batch_size: Count | None = 128,
-    epochs: Annotated[int, Field(ge=1)] = 3,
-    l2: NotNegative = 0.0,
+    batch_size: NonNegativeInt | None = 128,
+    epochs: PositiveInt = 3,
+    l2: NonNegativeFloat = 0.0,
     schedule: Literal["constant", "cosine", "linear"] = "constant",
-    evaluate_every: Count = 0,
+    evaluate_every: NonNegativeInt = 0,
 ) -> None:
     """Train `network` in place for `epochs` passes over the training pair.
 

@@ -8,7 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from .entry_point import EntryPoint, ProblemEntryPoint, search_folder
@@ -28,10 +36,9 @@ LrRule = Literal["paper", "matched", "tuned"]
 E = typing.TypeVar("E", bound=EntryPoint)
 AT = "@"  # `ppo@CartPole-v1`: the template `ppo@`, and what it derives a task for
 MOST_TRIALS = 10_000  # of one kind, asked for by name; they are listed in memory
-PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]  # SQLite holds no more than 64 bits
-Few = Annotated[int, Field(ge=1, le=MOST_TRIALS)]
-Positive = Annotated[float, Field(gt=0)]
-Multipliers = Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
+Count = Annotated[PositiveInt, Field(le=2**31 - 1)]  # SQLite holds no more than 64 bits
+Few = Annotated[PositiveInt, Field(le=MOST_TRIALS)]
+Multipliers = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
 
 
 class Entry(BaseModel):
@@ -47,18 +54,18 @@ class Tuning(Entry):
 
     grid: Multipliers
     native: Multipliers | None = None
-    d: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
+    d: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
     seeds: Few = 2
 
 
 class Search(Entry):
     """Where and how closely d is searched. `batch` trials are asked for at a time."""
 
-    d_min: PositiveInt = 1
-    d_max: PositiveInt
+    d_min: Count = 1
+    d_max: Count
     seeds: Few = 5
     precision: Annotated[float, Field(gt=1)] = 1.25
-    max_trials: PositiveInt = 100
+    max_trials: Count = 100
     batch: Few = 4
     model: Literal["score", "pass"] = "score"
 
@@ -77,7 +84,7 @@ class EarlyStop(Entry):
 
     metric: str
     at: float
-    times: PositiveInt = 2
+    times: Count = 2
 
 
 class Recorded(Entry):
@@ -85,16 +92,16 @@ class Recorded(Entry):
     above 0.9 of that curve's own baseline (`local`), and above the task's constant (`global`).
     """
 
-    local: PositiveInt | None = None
-    global_: Annotated[PositiveInt | None, Field(alias="global")] = None
+    local: Count | None = None
+    global_: Annotated[Count | None, Field(alias="global")] = None
 
 
 class Reference(Entry):
     """A published d_int90, for comparison only; `recorded` where its curve gives another one."""
 
     source: str
-    local: PositiveInt | None = None
-    global_: Annotated[PositiveInt | None, Field(alias="global")] = None
+    local: Count | None = None
+    global_: Annotated[Count | None, Field(alias="global")] = None
     recorded: Recorded | None = None
 
 
@@ -102,7 +109,7 @@ class Task(Entry):
     """One entry of the registry; see tasks.yaml for what each key means."""
 
     name: str
-    version: PositiveInt
+    version: Count
     paradigm: Literal["synthetic", "supervised", "reinforcement"]
     description: str
     problem: ProblemEntryPoint
@@ -115,7 +122,7 @@ class Task(Entry):
     lr_rule: LrRule = "matched"
     tuning: Tuning | None = None
     baseline_seeds: Annotated[int, Field(ge=3, le=MOST_TRIALS)] = 5
-    timeout_s: Positive | None = None
+    timeout_s: PositiveFloat | None = None
     early_stop: EarlyStop | None = None
     search: Search
     reference: Reference | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter
 
 from .bits import MOST_BITS
 from .records import Reading, check_reading, check_result, environment_id
@@ -14,9 +14,9 @@ from .results import Request, Role, TrialResult
 
 FORMAT = 2
 READ = (1, FORMAT)  # 2 added `quantised` lines
-Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Natural = Annotated[NonNegativeInt, Field(lt=2**63)]
 Word = Annotated[str, Field(min_length=1)]
-PerNumber = Annotated[int, Field(ge=1, le=MOST_BITS, strict=False)]  # a key of JSON is text
+PerNumber = Annotated[PositiveInt, Field(le=MOST_BITS, strict=False)]  # a key of JSON is text
 
 
 class Line(BaseModel):
@@ -56,7 +56,7 @@ class StudyLine(Line):
 
     kind: Literal["study"] = "study"
     study: Word
-    D: Annotated[int, Field(ge=1, lt=2**63)]
+    D: Annotated[PositiveInt, Field(lt=2**63)]
     metric: str | None
     settings: Annotated[tuple[str, ...], Field(strict=False)]
     definition: dict[str, Any]

@@ -23,7 +23,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FrameStackObservation
 from gymnasium.wrappers.vector import ClipReward, RecordEpisodeStatistics
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from difficulty_bench.errors import UsageError
@@ -33,7 +33,6 @@ from .evaluation import GymnasiumProblem
 from .standardise import Background, RanksAndChanges
 
 SCREENS_PER_S = 60  # of an NTSC console
-PositiveInt = Annotated[int, Field(ge=1)]
 Observation = Literal["pixels", "ram"]
 
 gym.register_envs(ale_py)  # names the import's purpose: it registers the `ALE/` ids
@@ -82,7 +81,7 @@ def make(
     sticky_probability: Annotated[float, Field(ge=0, lt=1)] = 0.25,
     frame_skip: PositiveInt = 4,
     full_action_space: bool = False,
-    noop_max: Annotated[int, Field(ge=0)] = 30,
+    noop_max: NonNegativeInt = 30,
     fire_reset: bool = True,
     max_frames: PositiveInt = 108_000,
     clip_rewards: bool = True,

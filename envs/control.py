@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, PositiveFloat, PositiveInt, ValidationInfo
 from torch import Tensor
 
 from difficulty_bench.errors import ResourceError, UsageError, first_line
@@ -20,8 +20,6 @@ from .episodes import Episodes
 from .evaluation import GymnasiumProblem
 from .standardise import Standardiser
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 Observations = Literal["raw", "unit", "standardised"]
 
 
@@ -39,7 +37,7 @@ def make(
     eval_episodes: PositiveInt = 100,
     ceiling: float | None = None,
     observations: Observations = "raw",
-    scale: Annotated[Positive, AfterValidator(_of_raw)] = 1.0,
+    scale: Annotated[PositiveFloat, AfterValidator(_of_raw)] = 1.0,
     env_kwargs: dict[str, Any] | None = None,
 ) -> ControlProblem:
     """The environment `id`; `package:Name-v0` imports `package` first, as `gymnasium.make` does.

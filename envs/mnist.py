@@ -14,7 +14,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from difficulty_bench.problem import Pair, SupervisedProblem
 
@@ -23,11 +23,10 @@ from .catalogue import data_dir
 
 TRAIN_ROWS = 50_000  # as in Li et al. 2018
 PIXELS = (1, 28, 28)
-Seed = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
-def make(*, shuffled_pixels: bool = False, pixel_seed: Seed = 0) -> SupervisedProblem:
+def make(*, shuffled_pixels: bool = False, pixel_seed: NonNegativeInt = 0) -> SupervisedProblem:
     """Digits; with `shuffled_pixels`, every image through one permutation drawn from `pixel_seed`.
 
     The permutation is part of the problem: the same for every trial and every split.
@@ -46,7 +45,7 @@ def make(*, shuffled_pixels: bool = False, pixel_seed: Seed = 0) -> SupervisedPr
     return SupervisedProblem(PIXELS, 10, load, scale=1 / 255, requires=_requires)
 
 
-def memorise(*, fraction: Fraction = 1.0, label_seed: Seed = 0) -> SupervisedProblem:
+def memorise(*, fraction: Fraction = 1.0, label_seed: NonNegativeInt = 0) -> SupervisedProblem:
     """The first `fraction` of the training images, their labels permuted among them.
 
     Nothing can be generalised, so the score is the accuracy on the training set itself.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
+from pydantic import PositiveInt
 from torch import Tensor
 
 from difficulty_bench.errors import UsageError
@@ -13,7 +11,7 @@ from difficulty_bench.problem import Pair, SupervisedProblem
 
 
 def make(
-    *, D: Annotated[int, Field(ge=1)] = 1000, constraints: Annotated[int, Field(ge=1)] = 10
+    *, D: PositiveInt = 1000, constraints: PositiveInt = 10
 ) -> SupervisedProblem:
     """D parameters in `constraints` groups whose sums must be 1, 2, ..., `constraints`.
 

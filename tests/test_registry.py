@@ -69,7 +69,7 @@ def test_a_task_is_frozen(tmp_path: Path) -> None:
         ("    width: 4", "    width: four", ":8: mine.network.width: should be a valid integer"),
         ("  floor: 0", "  floor: low", ":10: mine.floor: should be a valid number, not 'low'"),
         ("  version: 1", "  version: 1.5", ":2: mine.version: should be a valid integer, not 1.5"),
-        ("d_max: 20", "d_max: 0", ":11: mine.search.d_max: should be greater than or equal to 1"),
+        ("d_max: 20", "d_max: 0", ":11: mine.search.d_max: should be greater than 0"),
         ("d_min: 1", "d_min: 30", "mine.search: d_min = 30 is above d_max = 20"),
         ("  version: 1\n", "", ":1: mine.version: missing; add this key"),
         ("tests.tiny:network", "tests.tiny:netwrk", "no function 'netwrk'; did you mean 'network'?"),

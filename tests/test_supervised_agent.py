@@ -293,12 +293,12 @@ def test_a_loss_that_is_not_finite_is_a_divergence() -> None:
 @pytest.mark.parametrize(
     ("setting", "complaint"),
     [
-        ("agent.epochs=0", "greater than or equal to 1"),
+        ("agent.epochs=0", "greater than 0"),
         ("agent.learning_rate=0", "greater than 0"),
         ("agent.betas=[0.9, 1.0]", "less than 1"),
         ("agent.schedule=cosin", "'cosine'"),
         ("agent.batch=3", "did you mean 'batch_size'"),
-        ("problem.constraints=0", "greater than or equal to 1"),
+        ("problem.constraints=0", "greater than 0"),
     ],
 )
 def test_wrong_values_are_refused_with_their_key(setting: str, complaint: str) -> None:
