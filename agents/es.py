@@ -135,9 +135,8 @@ class _Run:
 
     def _seeds(self, candidates: int) -> np.ndarray:
         """Starts (rows, episodes): one row for all candidates, further ones for the mean."""
-        entropy = np.random.SeedSequence([self.context.streams.data, self.generation])
-        shape = 1 + self.arena.rows - candidates, self.arena.episodes
-        fresh = np.random.default_rng(entropy).integers(2**30, size=shape)
+        rng = np.random.default_rng([self.context.streams.data, self.generation])
+        fresh = rng.integers(2**30, size=(1 + self.arena.rows - candidates, self.arena.episodes))
         return np.concatenate([fresh[:1].repeat(candidates, axis=0), fresh[1:]])
 
     def _beat(self) -> None:

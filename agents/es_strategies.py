@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from difficulty_bench.coordinates import Coordinates
+from difficulty_bench.seeds import derive
 
 Plain = dict[str, Any]
 
@@ -65,9 +66,8 @@ class OpenAIES:
         return self.z.detach().clone()
 
     def ask(self) -> Tensor:
-        entropy = np.random.SeedSequence([self.seed, self.generation])
         # On the CPU, so that every device sees the same points.
-        generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+        generator = torch.Generator().manual_seed(derive(self.seed, self.generation))
         shape = self.population // 2, len(self.z)
         self.eps = torch.randn(shape, generator=generator).to(self.z)  # (population / 2, d)
         shifts = self.sigma * self.eps

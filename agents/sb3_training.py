@@ -18,6 +18,7 @@ from difficulty_bench.context import TrialContext
 from difficulty_bench.errors import UsageError
 from difficulty_bench.generators import reseed, seeded
 from difficulty_bench.problem import EnvironmentProblem, Problem
+from difficulty_bench.seeds import derive
 
 from .sb3_vec_env import GymnasiumVecEnv
 
@@ -38,17 +39,14 @@ def schedule(initial: float, shape: Shape) -> Callable[[float], float]:
     return lambda remaining: initial * max(remaining, 0.0)
 
 
-def derive(stream: int, steps: int) -> int:
-    """A seed in [0, 2^63) from a trial's stream, anew after each resumption at `steps`."""
-    words = np.random.SeedSequence([stream, steps]).generate_state(1, np.uint64)
-    return int(words[0] >> 1)
-
-
 @contextmanager
 def environments(
     problem: EnvironmentProblem, context: TrialContext, n_envs: int, steps: int
 ) -> Iterator[GymnasiumVecEnv]:
-    """Training environments for a trial at `steps`, with all randomness seeded while they live."""
+    """Training environments for a trial at `steps`, with all randomness seeded while they live.
+
+    After a resumption at other `steps` no episode is played a second time.
+    """
     seed = derive(context.streams.agent, 0)  # whatever `steps`: the critic is drawn from it
     with seeded(seed, context.device):
         envs = problem.make_envs(n_envs, derive(context.streams.data, steps))

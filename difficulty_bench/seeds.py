@@ -32,5 +32,13 @@ class Streams:
     @classmethod
     def of(cls, identity: str) -> Streams:
         """Derive from a hex identity, so that distinct trials get distinct, independent streams."""
-        children = np.random.SeedSequence(int(identity, 16)).spawn(5)
-        return cls(*(int(child.generate_state(1, np.uint64)[0] >> 1) for child in children))
+        return cls(*map(_seed, np.random.SeedSequence(int(identity, 16)).spawn(5)))
+
+
+def derive(stream: int, count: int) -> int:
+    """A seed in [0, 2^63) from a trial's stream, another one for every count (of steps, ...)."""
+    return _seed(np.random.SeedSequence([stream, count]))
+
+
+def _seed(sequence: np.random.SeedSequence) -> int:
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)

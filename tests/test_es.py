@@ -556,8 +556,8 @@ def test_an_early_end_leaves_the_policy_whose_return_was_told(
     monkeypatch.setattr(setting.context, "tick", tick)
     with pytest.raises(Solved):
         setting.train()
-    entropy = np.random.SeedSequence([setting.context.streams.data, 4])
-    seeds = np.random.default_rng(entropy).integers(2**30, size=(4, 1))[1:]
+    rng = np.random.default_rng([setting.context.streams.data, 4])
+    seeds = rng.integers(2**30, size=(4, 1))[1:]
     problem = setting.problem
     games = Arena(problem, setting.network, CPU, rows=3, episodes=1)
     thetas = theta_of(setting.network).expand(3, -1)

@@ -14,7 +14,7 @@ from difficulty_bench.problem import count_parameters
 from difficulty_bench.records import trial_identity
 from difficulty_bench.registry import Reference, Registry, Task
 from difficulty_bench.results import Request
-from difficulty_bench.seeds import Streams, content_hash
+from difficulty_bench.seeds import Streams, content_hash, derive
 from difficulty_bench.trial import build_network
 from difficulty_bench.yaml_lines import load_yaml, parse_scalar
 
@@ -300,6 +300,10 @@ def test_identities_and_streams_are_the_same_on_every_machine_and_version() -> N
         agent=5_656_747_916_827_929_699,
         evaluation=2_132_375_376_855_975_349,
     )
+    assert derive(5_656_747_916_827_929_699, 0) == 435_700_154_862_892_255
+    assert derive(5_656_747_916_827_929_699, 100_000) == 1_221_290_039_772_717_308
+    assert derive(0, 0) == 7_896_617_691_693_857_887
+    assert derive(2**63 - 1, 7) == 1_968_110_152_401_461_778
 
 
 def test_marks_point_at_nested_lists(tmp_path: Path) -> None:

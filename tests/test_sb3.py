@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from agents import sb3, sb3_networks
 from agents.sb3_training import (
-    derive,
     environments,
     episodic_returns,
     load,
@@ -33,6 +32,7 @@ from difficulty_bench.generators import reseed, seeded
 from difficulty_bench.problem import EnvironmentProblem, count_parameters
 from difficulty_bench.registry import EarlyStop, Task
 from difficulty_bench.results import Request, TrialResult
+from difficulty_bench.seeds import derive
 from difficulty_bench.solution import Solution
 from difficulty_bench.subspace import SubspaceOptimizer
 from difficulty_bench.trial import Runtime, Trial, build_network, run_trial
