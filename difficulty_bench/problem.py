@@ -246,10 +246,10 @@ def interval(problem: Problem, found: Evaluation) -> tuple[float, float] | None:
         half = float(stdtrit(n - 1, 0.975)) * found.sd / float(np.sqrt(n))
         return score - half, score + half
     if isinstance(problem, SupervisedProblem) and problem.score is accuracy:
-        z2 = 1.96**2
-        centre = (score + z2 / (2 * n)) / (1 + z2 / n)
-        half = float(np.sqrt(z2 * (score * (1 - score) / n + z2 / (4 * n * n)))) / (1 + z2 / n)
-        return centre - half, centre + half
+        from scipy.stats import binomtest  # here: it takes half a second to import
+
+        ends = binomtest(round(score * n), n).proportion_ci(0.95, "wilson")
+        return float(ends.low), float(ends.high)
     return None
 
 

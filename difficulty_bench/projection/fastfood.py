@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.linalg import hadamard
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -49,7 +50,8 @@ class Fastfood(Projection):
         scale = np.float32(1 / math.sqrt(n * self.D))  # entries of H G Pi H B have variance n
         self.b = torch.from_numpy(random_signs(rng, self.d) * scale)  # (d,)
         self.factors = hadamard_factors(n)
-        self.H = hadamard(max(self.factors, default=1))
+        # Sylvester's matrix: its corner [:f, :f] is that of size f
+        self.H = torch.from_numpy(hadamard(max(self.factors, default=1), np.float32))
         self.n = n
 
     def project(self, z: Tensor) -> Tensor:
@@ -106,14 +108,6 @@ class Fastfood(Projection):
     def _pad(x: Tensor, length: int) -> Tensor:
         """Zeros behind x (m, ...), in its leading index; flat."""
         return F.pad(x.reshape(-1), (0, (length - len(x)) * x[0].numel()))
-
-
-def hadamard(n: int) -> Tensor:
-    """Sylvester's Hadamard matrix (n, n), entries +-1; its corner [:f, :f] is hadamard(f)."""
-    H = torch.ones(1, 1)
-    while len(H) < n:
-        H = torch.cat([torch.cat([H, H], 1), torch.cat([H, -H], 1)])
-    return H
 
 
 def hadamard_factors(n: int) -> list[int]:
