@@ -10,9 +10,7 @@ from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import Pair, SupervisedProblem
 
 
-def make(
-    *, D: PositiveInt = 1000, constraints: PositiveInt = 10
-) -> SupervisedProblem:
+def make(*, D: PositiveInt = 1000, constraints: PositiveInt = 10) -> SupervisedProblem:
     """D parameters in `constraints` groups whose sums must be 1, 2, ..., `constraints`.
 
     For a linear network without bias this is a data set: row i of x (constraints, D) marks the

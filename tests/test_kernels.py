@@ -140,7 +140,9 @@ def test_transform_of_padded_and_cut_rows(n: int, blocks: int, device: str) -> N
     padded[:length] = (x * factor).cpu()
     base, out = torch.randn(length, device=device), torch.empty(length, device=device)
     hadamard.transform(x, n, blocks, factor=factor, base=base, out=out)
-    expected = (padded.view(blocks, n) @ torch.from_numpy(matrix(n, np.float32))).flatten()[:length] + base.cpu()
+    expected = (padded.view(blocks, n) @ torch.from_numpy(matrix(n, np.float32))).flatten()[
+        :length
+    ] + base.cpu()
     torch.testing.assert_close(out.cpu(), expected, atol=1e-3, rtol=1e-4)
 
 

@@ -12,8 +12,8 @@ from ..estimate import Estimate, estimate
 from ..records import Reading
 from ..registry import Reference, Task
 from ..results import Request, Scores, TrialResult
-from ..sizes import sizes, unscored
 from ..search import unmet
+from ..sizes import sizes, unscored
 from ..store import Store
 from ..tuning import ChosenLr, chosen_lr, possible_pilots, relevant
 
