@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from difficulty_bench.context import Diverged, TimedOut, TrialContext
+from difficulty_bench.context import Diverged, Interrupted, TimedOut, TrialContext
 from difficulty_bench.problem import SupervisedProblem
 from difficulty_bench.projection import Stacked
 from difficulty_bench.together import NotTogether
@@ -132,13 +132,21 @@ def tick(
     steps: int,
     losses: Sequence[float],
 ) -> None:
-    """Note the epoch for every trial that still counts; one that ends leaves the others alone."""
+    """Note the epoch for every trial that still counts; one that ends leaves the others alone.
+
+    Raise Interrupted, once every trial has noted how far it was.
+    """
+    stopped: Interrupted | None = None
     for k, context in enumerate(contexts):
         if ends[k] is None:
             try:
                 context.tick(steps, train_loss=losses[k])
             except (Diverged, TimedOut) as end:
                 ends[k] = end
+            except Interrupted as stop:
+                stopped = stop
+    if stopped is not None:
+        raise stopped
 
 
 def refuse(networks: Sequence[nn.Module]) -> None:

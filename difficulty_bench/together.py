@@ -48,7 +48,8 @@ def run_together(
 ) -> Iterator[TrialResult]:
     """One result a trial, within rounding those of `run_trial`, in the order given.
 
-    A group leaves no checkpoint. Trials train one by one, and `warn` hears why, where the agent
+    A group that is stopped starts again: its checkpoints say how far each trial was, and hold
+    nothing to go on from. Trials train one by one, and `warn` hears why, where the agent
     raises NotTogether and where the group fails for a reason that may be a single trial's: each
     result then comes as soon as it is there. Raise MemoryError, before any result, for a group that
     the device's memory does not hold, and Interrupted as `run_trial` does.

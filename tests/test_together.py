@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from agents import captured, supervised
 from difficulty_bench import together
+from difficulty_bench.checkpoint import checkpoints
 from difficulty_bench.context import Interrupted
 from difficulty_bench.engine import InlineEngine
 from difficulty_bench.errors import UsageError
@@ -280,6 +281,19 @@ def test_a_stop_request_ends_a_group() -> None:
     engine.stop()
     with pytest.raises(Interrupted):
         list(engine.run(trials(task()), Runtime()))
+
+
+def test_a_group_that_is_stopped_says_of_every_trial_that_it_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter((False, *5 * (True,)))  # before the group begins, then after its first epoch
+    monkeypatch.setattr(Runtime, "must_stop", lambda self: next(asked))
+    with pytest.raises(Interrupted):
+        list(together.run_together(trials(task()), Runtime(checkpoint_dir=tmp_path)))
+    left = [one for _, one in checkpoints(tmp_path)]
+    assert sorted(one.request for one in left if one.request) == sorted(REQUESTS)
+    assert {one.state for one in left} == {None}
+    assert {one.steps > 0 for one in left} == {True}
 
 
 def stacked(family: str) -> tuple[list[Projection], Stacked]:
