@@ -253,6 +253,21 @@ def interval(problem: Problem, found: Evaluation) -> tuple[float, float] | None:
     return None
 
 
+def check_limit(max_episode_steps: int | None, id: str) -> None:
+    """Raise UsageError for an environment `id` whose episodes may have no end.
+
+    Before anything is trained: that a random policy's episodes end says nothing of a good one's.
+    """
+    limit = max_episode_steps
+    if limit is None or limit > MOST_STEPS:
+        given = "no step limit" if limit is None else f"a step limit of {limit:,}"
+        raise UsageError(
+            f"{id}: episodes have {given}, and a good policy might never end one; give at most "
+            f"{MOST_STEPS:,}: --set problem.env_kwargs.max_episode_steps=N, or register the "
+            "environment with it"
+        )
+
+
 def check_length(steps: int, id: str) -> None:
     """Raise UsageError for an episode of the environment `id` that has no end."""
     if steps >= MOST_STEPS:

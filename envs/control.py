@@ -15,6 +15,7 @@ from pydantic import AfterValidator, PositiveFloat, PositiveInt, ValidationInfo
 from torch import Tensor
 
 from difficulty_bench.errors import ResourceError, UsageError, first_line
+from difficulty_bench.problem import check_limit
 
 from .episodes import Episodes
 from .evaluation import GymnasiumProblem
@@ -45,8 +46,8 @@ def make(
     `observations: unit` maps each observation linearly from its bounds to [-1, 1]; `scale`
     multiplies `raw` ones instead. `standardised` subtracts the mean and divides by the standard
     deviation that a random policy's observations have, and clips at 10. `env_kwargs` go to
-    `gymnasium.make`. Raise UsageError for an unknown id or spaces that no policy here fits,
-    ResourceError for a package not installed.
+    `gymnasium.make`, `max_episode_steps` among them. Raise UsageError for an unknown id, for spaces
+    that no policy here fits and for no step limit, ResourceError for a package not installed.
     """
     env = make_env(id, env_kwargs or {})
     try:
@@ -90,8 +91,8 @@ class ControlProblem(GymnasiumProblem):
         self.standardised = observations == "standardised"
         self.low, self.span = bounds(self.id, self.observation_space, observations)
         limit = env.spec.max_episode_steps
-        cap = f"at most {limit:,} steps" if limit else "no step limit"
-        self.protocol = f"{self.id}, {cap}, {eval_episodes} evaluation episodes"
+        check_limit(limit, self.id)
+        self.protocol = f"{self.id}, at most {limit:,} steps, {eval_episodes} evaluation episodes"
 
     @cached_property
     def standardiser(self) -> Standardiser:

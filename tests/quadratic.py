@@ -32,4 +32,4 @@ class Quadratic(gym.Env[np.ndarray, np.ndarray]):
         return np.array([1, *self.np_random.normal(0, 0.1, 2)], dtype=np.float32)
 
 
-gym.register("Quadratic-v0", Quadratic)
+gym.register("Quadratic-v0", Quadratic, max_episode_steps=2 * max(LENGTHS))

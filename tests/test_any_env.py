@@ -130,8 +130,9 @@ class PayingArray(Paying):
 
 
 BROKEN = [Single, InitRaises, ResetRaises, StepRaises, OldApi, Paying, PayingNan, PayingArray]
-for made in (Chain, Raised, Narrow, Whole, Endless, Pixels, Viewed, Named, *BROKEN):
-    gym.register(f"test/{made.__name__}-v0", made, reward_threshold=9.5)
+for made in (Chain, Raised, Narrow, Whole, Pixels, Viewed, Named, *BROKEN):
+    gym.register(f"test/{made.__name__}-v0", made, reward_threshold=9.5, max_episode_steps=20)
+gym.register("test/Endless-v0", Endless)
 
 
 def test_an_id_is_a_task() -> None:
@@ -322,10 +323,25 @@ def test_a_missing_simulator_is_named_with_the_mend(
     assert said.count("\n") == 1
 
 
-def test_a_random_policy_without_an_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("difficulty_bench.problem.MOST_STEPS", 50)
-    with pytest.raises(UsageError, match="max_episode_steps"):
-        Registry().get("ppo@test/Endless-v0")
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ([], "no step limit"),
+        (["floor=0"], "no step limit"),
+        (["problem.env_kwargs.max_episode_steps=-1"], "no step limit"),
+        (["problem.env_kwargs.max_episode_steps=200001"], "a step limit of 200,001"),
+    ],
+)
+def test_an_environment_without_a_step_limit_is_refused_before_training(
+    settings: list[str], says: str
+) -> None:
+    """Whether or not a random policy's episodes end: a good one's might not."""
+    match = f"Endless-v0: episodes have {says}, .* --set problem.env_kwargs.max_episode_steps=N"
+    with pytest.raises(UsageError, match=match) as caught:
+        Registry().get("ppo@test/Endless-v0", settings)
+    assert "\n" not in str(caught.value)
+    given = Registry().get("ppo@test/Endless-v0", ["problem.env_kwargs.max_episode_steps=7"])
+    assert given.floor == 0
 
 
 def test_a_study_of_an_id_is_measured_resumed_and_shown(

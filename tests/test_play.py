@@ -107,7 +107,7 @@ class Blind(gym.Env[np.ndarray, int]):
         return np.zeros(3, np.float32), 0.0, True, False, {}
 
 
-gym.register("test/Blind-v0", Blind)
+gym.register("test/Blind-v0", Blind, max_episode_steps=10)
 
 
 def test_an_episode_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
