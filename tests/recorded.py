@@ -43,6 +43,8 @@ def reading(name: str = "known", D: int = 10_000, settings: Any = (), **fields: 
     task = Task.model_validate({**given, **definition, **fields})
     definition |= {"task": name, "version": task.version, "projection": task.projection}
     definition |= {"timeout_s": task.timeout_s, "settings_of_test": list(settings)}
+    if task.early_stop:
+        definition["early_stop"] = task.early_stop.model_dump()
     study = content_hash(definition)
     return Reading(study, task, definition, D, tuple(settings), "test_accuracy")
 

@@ -36,7 +36,6 @@ from difficulty_bench.report.study import Point, study_reports
 from difficulty_bench.report.text import code, d_int90, duration, escape, number
 from difficulty_bench.report.variants import comparisons, leading
 from difficulty_bench.results import Request, TrialResult
-from difficulty_bench.seeds import content_hash
 from difficulty_bench.store import Store
 
 from . import recorded
@@ -611,11 +610,7 @@ def test_the_page_names_what_the_registry_has_and_nobody_measured(gallery: Store
 
 
 def test_a_rule_that_ends_trainings_early_is_told(tmp_path: Path) -> None:
-    of = recorded.reading()
-    definition = of.definition | {
-        "early_stop": {"metric": "episodic_return", "at": 475.0, "times": 2}
-    }
-    early = replace(of, definition=definition, study=content_hash(definition))
+    early = recorded.reading(early_stop={"metric": "episodic_return", "at": 475.0})
     native = recorded.result(early, "baseline", 0, 0, 0.9)
     write_report(recorded.fill(Store.in_memory(), early, [native]), tmp_path, ["md"])
     page = (tmp_path / "difficulty.md").read_text()
