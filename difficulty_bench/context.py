@@ -103,7 +103,7 @@ class TrialContext:
         natively: it is the policy whose dimension is measured. Raise UsageError unless this is
         the first call and `parameters` holds all of the network's.
         """
-        groups: list[dict[str, Any]] = [{"params": self._all(parameters)}]
+        groups: list[dict[str, Any]] = [{"params": self._checked(parameters)}]
         if aids := list(aids):
             groups.append({"params": aids, "subspace": False})
         if self.native:
@@ -130,7 +130,7 @@ class TrialContext:
         learning rate is: under the matched rule a step is then as long as a native one. Raise
         UsageError as `optimizer` does.
         """
-        parameters = self._all(parameters)
+        parameters = self._checked(parameters)
         D = sum(p.numel() for p in parameters if p.requires_grad)
         if self.native:
             P: Projection = Identity(D)
@@ -139,7 +139,7 @@ class TrialContext:
         self._trained = Coordinates(parameters, P)
         return self._trained
 
-    def _all(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    def _checked(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
         if self._trained is not None:
             raise UsageError(
                 "the agent called context.optimizer or context.coordinates twice, which would be "
@@ -198,7 +198,7 @@ class TrialContext:
             if not math.isfinite(value):
                 raise Diverged(f"{name} is {value} at step {steps}")
             self.curve.append((self.steps, name, float(value)))
-        if self._is_solved():
+        if self._ends_early():
             raise EarlyStop
         self._ticks += bool(values)
         if self._ticks == ENOUGH_TICKS:
@@ -212,7 +212,7 @@ class TrialContext:
         if stopping:
             raise Interrupted(f"stopped at step {steps}")
 
-    def _is_solved(self) -> bool:
+    def _ends_early(self) -> bool:
         """Read off the curve, so that a resumed trial stops where an uninterrupted one does."""
         rule = self._early_stop
         if rule is None:

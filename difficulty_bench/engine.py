@@ -129,7 +129,7 @@ class ProcessEngine(Engine):
     def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
         left = {trial.identity: trial for trial in trials}
         try:
-            for result in self._together(list(left.values()), runtime):
+            for result in self._in_pool(list(left.values()), runtime):
                 del left[result.identity]
                 yield result
         except BrokenProcessPool:
@@ -138,7 +138,7 @@ class ProcessEngine(Engine):
             self._kill()
             raise
 
-    def _together(self, trials: list[Trial], runtime: Runtime) -> Iterator[TrialResult]:
+    def _in_pool(self, trials: list[Trial], runtime: Runtime) -> Iterator[TrialResult]:
         pool = self._open()
         pending = {pool.submit(_work, _Job(trial, runtime)) for trial in trials}
         interrupted, stopped_at = False, 0.0
@@ -163,7 +163,7 @@ class ProcessEngine(Engine):
         for trial in trials:
             self._kill()
             try:
-                yield from self._together([trial], runtime)
+                yield from self._in_pool([trial], runtime)
             except BrokenProcessPool:
                 died.append(trial)
         self._kill()

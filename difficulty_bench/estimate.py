@@ -1,4 +1,4 @@
-"""Results in, Estimate out: baseline, thresholds, and d_int90 with its interval. Pure.
+"""Results in, Estimate out: d_int90 with its interval, for both thresholds. Pure.
 
 The model, its formulas and its assumptions are on one page: docs/estimate.md.
 """
@@ -19,8 +19,6 @@ from .tuning import relevant
 
 if TYPE_CHECKING:
     from .registry import Task
-
-__all__ = ["Crossing", "Estimate", "Target", "estimate", "paper_rule", "targets"]
 
 LOCAL = 0.9  # the normalised score that `local` asks for (docs/estimate.md)
 
@@ -73,9 +71,10 @@ def estimate(task: Task, D: int, outcomes: Mapping[Request, Outcome]) -> Estimat
 
 
 def targets(task: Task, outcomes: Mapping[Request, Outcome]) -> tuple[Target | None, Target | None]:
-    """The local and the global crossing; None before there is a baseline, or a global threshold.
+    """The local and the global crossing, both None until there is a baseline above the floor.
 
-    `outcomes` are `relevant` ones: of one learning-rate rule.
+    The global one is None, too, where the task has no such threshold. `outcomes` are `relevant`
+    ones: of one learning-rate rule.
     """
     baseline = measure_baseline(task, outcomes)
     if baseline is None or baseline.mean <= task.floor:

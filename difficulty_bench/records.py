@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from .registry import Task
-from .results import Request, Role, TrialResult
+from .results import Request, Role, State, TrialResult
 from .seeds import content_hash
-
-FINAL_STATES = ("complete", "failed", "timed_out")
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,8 @@ def check_result(result: TrialResult) -> None:
     if result.identity != trial_identity(result.study, request):
         raise ValueError("the trial's identity is not the hash of its study and request")
     check_request(request)
-    if result.state not in FINAL_STATES:
-        raise ValueError(f"state '{result.state}' is not one of {', '.join(FINAL_STATES)}")
+    if result.state not in get_args(State):
+        raise ValueError(f"state '{result.state}' is not one of {', '.join(get_args(State))}")
     if (result.state == "complete") != (score is not None):
         raise ValueError(f"state '{result.state}' does not go with score {score}")
     numbers = [score, result.score_sd, result.wall_s]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from .bits import MOST_BITS
 from .records import Reading, check_reading, check_result, environment_id
 from .registry import Task
-from .results import Request, Role, TrialResult
+from .results import Request, Role, State, TrialResult
 
 FORMAT = 2
 READ = (1, FORMAT)  # 2 added `quantised` lines
@@ -91,7 +91,7 @@ class TrialLine(Line):
     d: Natural
     seed: Natural
     lr_scale: float
-    state: Literal["complete", "failed", "timed_out"]
+    state: State
     score: float | None
     score_sd: float | None
     score_n: Natural | None

@@ -8,7 +8,7 @@ from typing import Literal
 
 Role = Literal["pilot", "baseline", "trial"]
 Scores = Mapping[int, float | None]  # of a quantised solution, by bits per number; None: not solved
-State = Literal["waiting", "running", "complete", "failed", "timed_out"]
+State = Literal["complete", "failed", "timed_out"]
 MOST_NAMED = 8
 
 

@@ -77,11 +77,10 @@ class Plan:
         return _grid(task, D, self.grid, seeds)
 
     def _step(self, task: Task, D: int, outcomes: Known) -> Step[str]:
-        """Where the script stands; also at its end where all that is known settles the crossings.
+        """Where the script stands; at its end, too, where all that is known settles the crossings.
 
-        The latter is asked only where trials are known that the script did not ask for: a study
-        that was killed in a round then ends as an uninterrupted one, whichever of its trials came
-        first.
+        That is looked at only where trials are known that the script did not ask for: a study that
+        was killed in a round then ends as an uninterrupted one, whichever of its trials came first.
         """
         own = self.max_trials is None and self.grid is None
         limit = task.search.max_trials if own else self.max_trials

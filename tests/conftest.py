@@ -28,6 +28,12 @@ torch.set_num_threads(1)  # as trials do on a CPU; more would contend in nets th
 
 
 @pytest.fixture
+def seeded() -> None:
+    """torch's global generator at 0; for a whole file by `pytestmark`."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
 def mnist_files() -> None:
     _skip_without("mnist")
 

@@ -14,12 +14,8 @@ from difficulty_bench.projection import NAMES
 from difficulty_bench.subspace import SubspaceOptimizer
 
 families = pytest.mark.parametrize("name", NAMES)
+pytestmark = pytest.mark.usefixtures("seeded")
 X, Y = torch.randn(32, 6, generator=torch.Generator().manual_seed(1)), torch.arange(32) % 3
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
 
 
 def network() -> nn.Sequential:

@@ -31,10 +31,11 @@ from difficulty_bench.projection import Identity, make
 from difficulty_bench.registry import Task
 from difficulty_bench.results import Request, TrialResult
 from difficulty_bench.solution import Solution
-from difficulty_bench.trial import Runtime, Trial, build_network, run_trial
+from difficulty_bench.trial import Runtime, Trial, build_network, parameter_vector, run_trial
 from envs import atari, control
 from tests.quadratic import Quadratic
-from tests.test_sb3 import StopAfter, on_each_device
+from tests.test_sb3 import on_each_device
+from tests.tiny import StopAfter
 
 Keys = dict[str, Any]
 
@@ -80,15 +81,11 @@ class Setting:
         trial = trial_of(keys, d)
         self.task, self.problem = trial.task, trial.task.problem()
         self.network = build_network(trial.task, self.problem, trial.streams.theta_0)
-        self.theta_0 = theta_of(self.network)
+        self.theta_0 = parameter_vector(self.network)
         self.context = TrialContext(trial, count_parameters(self.network), Runtime())
 
     def train(self) -> None:
         self.task.agent(self.problem, self.network, self.context)
-
-
-def theta_of(network: nn.Module) -> Tensor:
-    return nn.utils.parameters_to_vector(network.parameters()).detach().clone()
 
 
 # Many policies at once
@@ -413,7 +410,7 @@ def test_the_network_moves_in_place_within_its_subspace(keys: Keys, d: int) -> N
     parameters = [id(p) for p in setting.network.parameters()]
     setting.train()
     assert parameters == [id(p) for p in setting.network.parameters()]
-    moved = theta_of(setting.network) - setting.theta_0
+    moved = parameter_vector(setting.network) - setting.theta_0
     assert moved.norm() > 0.01
     z = setting.context.z
     if d == 0:
@@ -431,7 +428,9 @@ def test_a_solution_is_reloaded_from_its_seed_and_z(keys: Keys) -> None:
     z = setting.context.z
     assert z is not None
     solution = Solution(trial_of(keys, 4), (), 26, z)
-    torch.testing.assert_close(theta_of(solution.network()), theta_of(setting.network))
+    torch.testing.assert_close(
+        parameter_vector(solution.network()), parameter_vector(setting.network)
+    )
 
 
 @STRATEGIES
@@ -467,7 +466,7 @@ def test_an_interrupted_trial_ends_as_an_uninterrupted_one(
     monkeypatch.setattr(es_population, "BEAT_INTERVAL_S", beats)
     for _ in range(2):
         with pytest.raises(Interrupted):
-            run(keys, d, device=device, checkpoint_dir=tmp_path, stop=StopAfter(7))
+            run(keys, d, device=device, checkpoint_dir=tmp_path, stop=StopAfter(6))
     assert list(tmp_path.glob("*.pt"))
     resumed = run(keys, d, device=device, checkpoint_dir=tmp_path)
     assert (whole.score, whole.z, whole.curve) == (resumed.score, resumed.z, resumed.curve)
@@ -479,7 +478,7 @@ def test_a_learner_that_fails_after_a_resumption_has_failed(
 ) -> None:
     """A checkpoint that was loaded is not to blame, and deleting it would mend nothing."""
     with pytest.raises(Interrupted):
-        run(OPENAI, 4, checkpoint_dir=tmp_path, stop=StopAfter(3))
+        run(OPENAI, 4, checkpoint_dir=tmp_path, stop=StopAfter(2))
     monkeypatch.setattr(Quadratic, "step", lambda *_: 1 // 0)
     result = run(OPENAI, 4, checkpoint_dir=tmp_path)
     assert (result.state, (result.reason or "")[:17]) == ("failed", "ZeroDivisionError")
@@ -560,7 +559,7 @@ def test_an_early_end_leaves_the_policy_whose_return_was_told(
     seeds = rng.integers(2**30, size=(4, 1))[1:]
     problem = setting.problem
     games = Arena(problem, setting.network, CPU, rows=3, episodes=1)
-    thetas = theta_of(setting.network).expand(3, -1)
+    thetas = parameter_vector(setting.network).expand(3, -1)
     returns = games.play(lambda part: thetas[part], seeds, lambda: None)
     assert float(returns.mean()) == pytest.approx(told[-1])
 
@@ -687,7 +686,7 @@ def test_policies_act_on_prepared_observations() -> None:
     for by in (1.0, 64.0):
         problem, network = scaled(by)
         games = Arena(problem, network, CPU, rows=1, episodes=4)
-        theta = theta_of(network)[None]
+        theta = parameter_vector(network)[None]
         returns.append(games.play(lambda part, t=theta: t, np.arange(4)[None], lambda: None))  # type: ignore[misc]
         evaluated = problem.evaluate(network, split="test", seed=3, device=CPU)
         returns.append(np.full((1, 4), evaluated.score))

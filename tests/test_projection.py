@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -24,15 +23,7 @@ from difficulty_bench.projection.fastfood import (
 # D a power of two and not; d = 1, odd, a power of two, above a block of 256, and d = D.
 SIZES = [(1, 1), (7, 3), (64, 64), (1000, 1), (1000, 10), (1000, 257), (1024, 64), (601, 601)]
 STRUCTURED = [name for name in NAMES if name != "dense"]
-
-
-@pytest.fixture(autouse=True)
-def _seeded_on_one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 families = pytest.mark.parametrize("name", NAMES)

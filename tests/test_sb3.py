@@ -35,8 +35,9 @@ from difficulty_bench.results import Request, TrialResult
 from difficulty_bench.seeds import derive
 from difficulty_bench.solution import Solution
 from difficulty_bench.subspace import SubspaceOptimizer
-from difficulty_bench.trial import Runtime, Trial, build_network, run_trial
+from difficulty_bench.trial import Runtime, Trial, build_network, parameter_vector, run_trial
 from envs import control
+from tests.tiny import StopAfter
 
 Keys = dict[str, Any]
 on_each_device = pytest.mark.parametrize(
@@ -96,7 +97,7 @@ class Setting:
         self.context = TrialContext(trial, count_parameters(self.network), Runtime(**runtime))
 
     def theta(self) -> Tensor:
-        return nn.utils.parameters_to_vector(self.network.parameters()).detach().clone()
+        return parameter_vector(self.network)
 
     def train(self) -> torch.optim.Optimizer:
         self.task.agent(self.problem, self.network, self.context)
@@ -198,7 +199,7 @@ def test_a_solution_whose_critic_shares_the_subspace_is_rebuilt() -> None:
     assert result.z is not None
     z = torch.frombuffer(bytearray(result.z), dtype=torch.float32)
     again = Solution(trial, (), result.D, z).network()
-    torch.testing.assert_close(nn.utils.parameters_to_vector(again.parameters()), setting.theta())
+    torch.testing.assert_close(parameter_vector(again), setting.theta())
 
 
 def test_the_noise_of_continuous_actions_is_no_part_of_the_policy() -> None:
@@ -338,17 +339,6 @@ def test_what_is_saved_is_what_is_loaded() -> None:
 # Resumption
 
 
-class StopAfter:
-    """A stop event that is set from its `n`-th reading on."""
-
-    def __init__(self, n: int) -> None:
-        self.left = n
-
-    def is_set(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
-
-
 @pytest.mark.parametrize(("agent", "d"), [(PPO_KEYS, 0), (PPO_KEYS, 5), (DQN_KEYS, 5)])
 @pytest.mark.parametrize(
     ("device", "other"),
@@ -364,7 +354,7 @@ def test_an_interrupted_trial_goes_on_where_it_was(
     agent: Keys, d: int, device: str, other: str, tmp_path: Path
 ) -> None:
     with pytest.raises(Interrupted):
-        run(agent, d, device=device, checkpoint_dir=tmp_path, stop=StopAfter(2))
+        run(agent, d, device=device, checkpoint_dir=tmp_path, stop=StopAfter(1))
     (checkpoint,) = tmp_path.glob("*.pt")
     saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
     result = run(agent, d, device=other, checkpoint_dir=tmp_path)
@@ -378,7 +368,7 @@ def test_an_interrupted_trial_goes_on_where_it_was(
 
 @pytest.mark.parametrize("agent", [PPO_KEYS, DQN_KEYS], ids=["ppo", "dqn"])
 def test_a_stop_while_a_trial_resumes_loses_nothing(agent: Keys, tmp_path: Path) -> None:
-    for stop in (StopAfter(2), StopAfter(1)):
+    for stop in (StopAfter(1), StopAfter(0)):
         with pytest.raises(Interrupted):
             run(agent, 5, checkpoint_dir=tmp_path, stop=stop)
     (checkpoint,) = map(read_checkpoint, tmp_path.glob("*.pt"))
@@ -389,7 +379,7 @@ def test_a_stop_while_a_trial_resumes_loses_nothing(agent: Keys, tmp_path: Path)
 def test_no_target_of_n_steps_runs_on_into_what_follows_a_resumption(tmp_path: Path) -> None:
     agent = {**DQN_KEYS, "n_steps": 3, "n_envs": 2}
     with pytest.raises(Interrupted):
-        run(agent, 5, checkpoint_dir=tmp_path, stop=StopAfter(2))
+        run(agent, 5, checkpoint_dir=tmp_path, stop=StopAfter(1))
     (checkpoint,) = map(read_checkpoint, tmp_path.glob("*.pt"))
     assert checkpoint.state is not None
     envs = GymnasiumVecEnv(make_task(agent).problem().make_envs(2, 0))
@@ -407,11 +397,11 @@ def test_no_target_of_n_steps_runs_on_into_what_follows_a_resumption(tmp_path: P
 @pytest.mark.parametrize("d", [0, 5])
 def test_weights_moments_and_schedule_survive_a_resumption(d: int, tmp_path: Path) -> None:
     agent = {**PPO_KEYS, "lr_schedule": "linear"}
-    setting = Setting(agent, d, checkpoint_dir=tmp_path, stop=StopAfter(5))
+    setting = Setting(agent, d, checkpoint_dir=tmp_path, stop=StopAfter(4))
     with pytest.raises(Interrupted):
         setting.train()
     # stop again at once: the second checkpoint is the first, saved by the resumed training
-    resumed = Setting(agent, d, checkpoint_dir=tmp_path, stop=StopAfter(2))
+    resumed = Setting(agent, d, checkpoint_dir=tmp_path, stop=StopAfter(1))
     with pytest.raises(Interrupted):
         resumed.train()
     assert resumed.context.steps == setting.context.steps + 64
@@ -441,7 +431,7 @@ def test_a_large_replay_buffer_is_not_saved(
 ) -> None:
     monkeypatch.setattr(sb3, "MAX_SAVED_REPLAY_BYTES", 1000)
     with pytest.raises(Interrupted):
-        run(DQN_KEYS, 5, checkpoint_dir=tmp_path, stop=StopAfter(2))
+        run(DQN_KEYS, 5, checkpoint_dir=tmp_path, stop=StopAfter(1))
     (mark,) = tmp_path.iterdir()
     assert read_checkpoint(mark).state is None
     assert mark.stat().st_size < 4000
@@ -452,7 +442,7 @@ def test_a_large_replay_buffer_is_not_saved(
 def test_a_replay_buffer_of_which_little_is_used_is_saved(tmp_path: Path) -> None:
     agent = {**DQN_KEYS, "buffer_size": 1_000_000}  # SB3's default: 50 MiB of CartPole's
     with pytest.raises(Interrupted):
-        run(agent, 5, checkpoint_dir=tmp_path, stop=StopAfter(2))
+        run(agent, 5, checkpoint_dir=tmp_path, stop=StopAfter(1))
     (checkpoint,) = tmp_path.iterdir()
     assert read_checkpoint(checkpoint).state is not None
     assert checkpoint.stat().st_size < 100_000

@@ -18,27 +18,16 @@ from torch.optim import lr_scheduler
 from difficulty_bench.errors import UsageError
 from difficulty_bench.projection import NAMES, Projection, make
 from difficulty_bench.subspace import SubspaceOptimizer
+from difficulty_bench.trial import parameter_vector as flat
 
 families = pytest.mark.parametrize("name", NAMES)
+pytestmark = pytest.mark.usefixtures("seeded")
 X, Y = torch.randn(32, 6, generator=torch.Generator().manual_seed(1)), torch.arange(32) % 3
-
-
-@pytest.fixture(autouse=True)
-def _seeded_on_one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def network() -> nn.Sequential:
     """D = 6 x 8 + 8 + 8 x 3 + 3 = 83."""
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def flat(net: nn.Module) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
 def matrix(P: Projection) -> Tensor:

@@ -20,7 +20,7 @@ from difficulty_bench.problem import Problem, SupervisedProblem, count_parameter
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request
 from difficulty_bench.subspace import SubspaceOptimizer
-from difficulty_bench.trial import Runtime, Trial, run_trial
+from difficulty_bench.trial import Runtime, Trial, parameter_vector, run_trial
 
 from .tiny import StopAfter
 
@@ -73,10 +73,6 @@ def make_context(
     return TrialContext(trial, count_parameters(network), Runtime(**runtime))
 
 
-def flat(network: nn.Module) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in network.parameters()]).clone()
-
-
 def train(network: nn.Module, context: TrialContext | None = None, **keys: Any) -> TrialContext:
     problem = keys.pop("problem", None) or make_problem()
     context = context or make_context(network)
@@ -98,7 +94,9 @@ def test_native_training_is_the_plain_torch_loop() -> None:
             optimizer.zero_grad()
             nn.functional.cross_entropy(reference(x[index]), y[index]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    torch.testing.assert_close(flat(network), flat(reference), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        parameter_vector(network), parameter_vector(reference), atol=1e-6, rtol=1e-5
+    )
     assert context.steps == 9
 
 
@@ -112,7 +110,7 @@ def test_l2_is_on_the_kernels_of_theta_and_on_nothing_else(d: int) -> None:
 
     x, y = make_problem().splits["train"]
     z = torch.zeros(d)
-    theta_0, P = flat(reference), None
+    theta_0, P = parameter_vector(reference), None
     for _ in range(2):
         kernels = [p for p in reference.parameters() if p.ndim > 1]
         loss = nn.functional.cross_entropy(reference(x), y)
@@ -127,9 +125,11 @@ def test_l2_is_on_the_kernels_of_theta_and_on_nothing_else(d: int) -> None:
             z -= 0.3 * P.project_transposed(gradient)
             theta = theta_0 + P.project(z)
         else:
-            theta = flat(reference) - 0.3 * gradient
+            theta = parameter_vector(reference) - 0.3 * gradient
         nn.utils.vector_to_parameters(theta, reference.parameters())
-    torch.testing.assert_close(flat(network), flat(reference), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        parameter_vector(network), parameter_vector(reference), atol=1e-6, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_pilot_trains_without_the_validation_rows_inside_train() -> None:
     problem = make_problem(load=load, validation_in_train=True)
     network = make_network()
     train(network, make_context(network, role="pilot"), problem=problem)
-    assert flat(network).isfinite().all()
+    assert parameter_vector(network).isfinite().all()
     with pytest.raises(Diverged):
         train(make_network(), problem=problem)
 
@@ -226,7 +226,7 @@ def test_the_same_request_gives_the_same_bits_and_leaves_global_random_numbers_a
         before = torch.get_rng_state()
         train(network, make_context(network, 9), epochs=3, batch_size=16)
         assert torch.equal(before, torch.get_rng_state())
-        results.append(flat(network))
+        results.append(parameter_vector(network))
     assert torch.equal(*results)
 
 
