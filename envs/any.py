@@ -89,10 +89,12 @@ def _kind(problem: Problem) -> str:
 
 
 def _scale(problem: EnvironmentProblem) -> Entry:
-    """The problem's keys for bytes, which a network shall see between 0 and 1."""
-    if isinstance(problem, control.ControlProblem) and problem.observation_space.dtype == np.uint8:
-        return {"problem": {"entry_point": f"{control.__name__}:make", "scale": 1 / 255}}
-    return {}
+    """The problem's keys for raw bytes, which a network shall see between 0 and 1."""
+    if not isinstance(problem, control.ControlProblem) or problem.observations != "raw":
+        return {}
+    if problem.observation_space.dtype != np.uint8:
+        return {}
+    return {"problem": {"entry_point": f"{control.__name__}:make", "scale": 1 / 255}}
 
 
 def _scores(problem: EnvironmentProblem, given: Collection[str]) -> Entry:

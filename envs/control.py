@@ -88,7 +88,7 @@ class ControlProblem(GymnasiumProblem):
         self.action_space, self.output_size = checked_actions(env.spec.id, env.action_space)
         self.input_shape = self.observation_space.shape
         self.eval_episodes, self.ceiling, self.scale = eval_episodes, ceiling, scale
-        self.standardised = observations == "standardised"
+        self.observations = observations
         self.low, self.span = bounds(self.id, self.observation_space, observations)
         limit = env.spec.max_episode_steps
         check_limit(limit, self.id)
@@ -99,7 +99,7 @@ class ControlProblem(GymnasiumProblem):
         return Standardiser(lambda: make_env(self.id, self.env_kwargs))
 
     def prepare(self, x: Tensor) -> Tensor:
-        if self.standardised:
+        if self.observations == "standardised":
             return self.standardiser(x)
         if self.span is None:
             return super().prepare(x)

@@ -222,6 +222,8 @@ def test_images_have_a_convolutional_network_with_ppo_and_none_with_dqn() -> Non
     task = Registry().get("ppo@test/Pixels-v0")
     assert task.network.entry_point == "agents.networks:nature_cnn"
     assert task.problem.parameters()["scale"] == 1 / 255
+    unit = Registry().get("ppo@test/Pixels-v0", ["problem.observations=unit"])
+    assert unit.problem.parameters()["scale"] == 1
     with pytest.raises(UsageError, match=r"images of shape \(4, 84, 84\).*--agent ppo"):
         Registry().get("dqn@test/Pixels-v0")
 
