@@ -35,7 +35,7 @@ from difficulty_bench.trial import Runtime, Trial, build_network, parameter_vect
 from envs import atari, control
 from tests.quadratic import Quadratic
 from tests.test_sb3 import on_each_device
-from tests.tiny import StopAfter
+from tests.tiny import StopAfter, request
 
 Keys = dict[str, Any]
 
@@ -67,7 +67,7 @@ def make_task(keys: Keys) -> Task:
 
 
 def trial_of(keys: Keys, d: int) -> Trial:
-    return Trial(make_task(keys), Request("trial", d, 0, lr_scale=math.sqrt(26 / d) if d else 1.0))
+    return Trial(make_task(keys), request(d, lr_scale=math.sqrt(26 / d) if d else 1.0))
 
 
 def run(keys: Keys, d: int = 0, **runtime: Any) -> TrialResult:

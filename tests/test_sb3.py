@@ -37,7 +37,7 @@ from difficulty_bench.solution import Solution
 from difficulty_bench.subspace import SubspaceOptimizer
 from difficulty_bench.trial import Runtime, Trial, build_network, parameter_vector, run_trial
 from envs import control
-from tests.tiny import StopAfter
+from tests.tiny import StopAfter, request
 
 Keys = dict[str, Any]
 on_each_device = pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def make_task(agent: Keys, id: str = "CartPole-v1") -> Task:
 
 
 def run(agent: Keys, d: int = 0, **runtime: Any) -> TrialResult:
-    return run_trial(Trial(make_task(agent), Request("trial", d, 0)), Runtime(**runtime))
+    return run_trial(Trial(make_task(agent), request(d)), Runtime(**runtime))
 
 
 class Setting:
@@ -89,7 +89,7 @@ class Setting:
 
     def __init__(self, agent: Keys, d: int = 0, id: str = "CartPole-v1", **runtime: Any):
         self.task = make_task(agent, id)
-        trial = Trial(self.task, Request("trial", d, 0, lr_scale=3.0))
+        trial = Trial(self.task, request(d, lr_scale=3.0))
         self.streams = trial.streams
         self.problem: EnvironmentProblem = self.task.problem()
         self.network = build_network(self.task, self.problem, trial.streams.theta_0)
@@ -420,7 +420,7 @@ def test_weights_moments_and_schedule_survive_a_resumption(d: int, tmp_path: Pat
 def test_the_tasks_rule_ends_a_trial_early(agent: Keys, d: int) -> None:
     rule = EarlyStop(metric="episodic_return", at=1.0, times=1)
     task = make_task(agent).model_copy(update={"early_stop": rule})
-    result = run_trial(Trial(task, Request("trial", d, 0)), Runtime())
+    result = run_trial(Trial(task, request(d)), Runtime())
     assert result.state == "complete"
     assert 0 < result.steps < agent["total_timesteps"]
     assert [name for _, name, _ in result.curve] == ["episodic_return"]

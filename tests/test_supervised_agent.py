@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from difficulty_bench.results import Request
 from difficulty_bench.subspace import SubspaceOptimizer
 from difficulty_bench.trial import Runtime, Trial, parameter_vector, run_trial
 
-from .tiny import StopAfter
+from .tiny import StopAfter, request
 
 ROWS, SIZE = 40, 6
 CPU = torch.device("cpu")
@@ -54,7 +55,7 @@ def make_difficult_network() -> nn.Sequential:
 
 
 def make_context(
-    network: nn.Module, d: int = 0, lr_scale: float = 1.0, role: Any = "trial", **runtime: Any
+    network: nn.Module, d: int = 0, lr_scale: float = 1.0, role: Any = None, **runtime: Any
 ) -> TrialContext:
     task = Task.model_validate(
         {
@@ -69,7 +70,8 @@ def make_context(
             "search": {"d_max": 10},
         }
     )
-    trial = Trial(task, Request(role, d, 0, lr_scale))
+    asked = request(d, lr_scale=lr_scale)
+    trial = Trial(task, replace(asked, role=role or asked.role))
     return TrialContext(trial, count_parameters(network), Runtime(**runtime))
 
 

@@ -17,6 +17,7 @@ from agents.supervised import train
 from difficulty_bench.context import TrialContext
 from difficulty_bench.errors import UsageError
 from difficulty_bench.problem import Evaluation, Pair, Problem, SupervisedProblem
+from difficulty_bench.results import Request
 
 
 def problem(*, separation: float = 2.0) -> SupervisedProblem:
@@ -145,6 +146,11 @@ def broken_network(input_shape: tuple[int, ...], output_size: int, *, how: str =
     if how == "frozen":
         return nn.Linear(input_shape[0], output_size).requires_grad_(False)
     return None
+
+
+def request(d: int, seed: int = 0, lr_scale: float = 1.0) -> Request:
+    """As a search asks: of a baseline at d = 0."""
+    return Request("trial" if d else "baseline", d, seed, lr_scale)
 
 
 class StopAfter:
