@@ -26,6 +26,7 @@ from difficulty_bench.exchange import export, read
 from difficulty_bench.records import trial_identity
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.report import FIELDS, d_int90_text, row_text, rows, write_report
+from difficulty_bench.report.files import to_csv
 from difficulty_bench.report.latex import escape as latex_escape
 from difficulty_bench.report.latex import latex
 from difficulty_bench.report.markdown import Figures, markdown
@@ -113,6 +114,8 @@ def test_a_search_that_has_not_met_its_stopping_rule_is_marked(
     assert "| 53†, 4 failed |" in page
     assert f"- † stopping rule: {why}\n" in page
     assert r"53$\dagger$, 4 failed" in latex([wide], Figures())
+    (line,) = csv.DictReader(to_csv([wide], Figures(), ()).splitlines())
+    assert line["unmet"] == why
 
 
 def test_a_baseline_at_the_floor_is_a_row_with_its_reason(table: dict[str, dict[str, Any]]) -> None:

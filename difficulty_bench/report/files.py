@@ -29,7 +29,7 @@ CSV_FIELDS = (
     *FIELDS,
     *("bits_ci_low", "bits_ci_high", "bits_per_number"),
     *("bits_global", "bits_ci_low_global", "bits_ci_high_global", "bits_per_number_global"),
-    *("settings", "metric", "width", "largest_failed_d", "smallest_solved_d"),
+    *("settings", "metric", "unmet", "width", "largest_failed_d", "smallest_solved_d"),
     *("width_global", "largest_failed_d_global", "smallest_solved_d_global"),
     *("reference_threshold", "reference_local", "reference_global"),
     *("reference_inside", "reference_inside_global"),

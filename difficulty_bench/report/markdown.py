@@ -161,7 +161,7 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "notes", escape(row["notes"] or "", 1000)
     yield "published", _published(row)
     yield "seeds", _seeds(row)
-    yield "† stopping rule", escape(row["unmet"] or "", 600)
+    yield f"{text.UNMET} stopping rule", escape(row["unmet"] or "", 600)
     yield "failures", _failures(row)
     yield "outliers", text.outliers(row)
     yield "command", ", ".join(code(command) for command in row["command"] if command)

@@ -54,9 +54,9 @@ READING = """\
   sqrt(D/d), with D of the policy alone; `tuned`: a multiplier on that, chosen on validation data at
   pilot values of d or, where the row says so, declared), overrides.
 - **Trials** and **compute**: all that the row cost, pilots and baselines included; compute is the
-  trials' wall clock, evaluation included, summed. †: the search has not met the task's own stopping
-  rule, a factor `search.precision` between d_int90 and each end of its interval, or three trials at
-  the end beyond which it lies; the row's section says what is lacking.
+  trials' wall clock, evaluation included, summed. †: the row's trials together do not meet the
+  task's own stopping rule (its `baseline_seeds`, its search's `precision` and `seeds`), whoever
+  asked for them; the row's section says what is lacking.
 
 In the plots, a dot is a trial and the line is their median, a failed trial counting as lower than
 any score; crosses at the foot are failed trials, with their number. Grey: the baseline ± sd, its

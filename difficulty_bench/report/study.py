@@ -127,7 +127,7 @@ def study_report(
     chosen: ChosenLr | None = None
     found: Estimate | None = None
     small: Mapping[int, Estimate] = {}
-    left, lacks = 0, None
+    scores_missing, trials_missing = 0, None
     everything = {result.request: result.outcome for result in results}
     belongs = set[Request]()
     try:
@@ -142,8 +142,11 @@ def study_report(
             if result.request in belongs and result.identity in quantised
         }
         small = sizes(task, D, outcomes, scores)
-        left, lacks = unscored(outcomes, scores), unmet(task, D, outcomes)
+        scores_missing = unscored(outcomes, scores)
+        trials_missing = unmet(task, D, outcomes)
     except (StudyError, UsageError) as exception:  # the latter of a file from elsewhere
         error = str(exception)
     own = [result for result in results if result.request in belongs]
-    return StudyReport(reading, tuple(own), chosen, found, error, small, left, lacks)
+    return StudyReport(
+        reading, tuple(own), chosen, found, error, small, scores_missing, trials_missing
+    )
