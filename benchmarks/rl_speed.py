@@ -27,7 +27,7 @@ import torch
 from measuring import parse, write
 
 from difficulty_bench.context import TrialContext
-from difficulty_bench.cpu import keep_freed_memory, use_one_thread
+from difficulty_bench.cpu import keep_freed_memory, share_cores, use_one_thread
 from difficulty_bench.environment import describe_environment, usable_cores
 from difficulty_bench.problem import count_parameters
 from difficulty_bench.registry import Registry
@@ -140,6 +140,7 @@ _barrier: Any = None
 def _join_fleet(barrier: Any) -> None:
     global _barrier
     _barrier = barrier
+    share_cores(barrier.parties)
 
 
 def _wait_for_the_others() -> None:

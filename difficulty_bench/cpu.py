@@ -8,6 +8,8 @@ import sys
 import torch
 from threadpoolctl import threadpool_limits
 
+from .environment import usable_cores
+
 # <malloc.h> of glibc
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
@@ -22,6 +24,13 @@ def use_one_thread(device: torch.device) -> None:
     threadpool_limits(1, user_api="blas")
     if device.type == "cpu":
         torch.set_num_threads(1)
+
+
+def share_cores(processes: int) -> None:
+    """In one of so many processes side by side: torch's threads, and the emulators that follow
+    their number, take this one's share of the cores, where the trial itself asks for no fewer.
+    """
+    torch.set_num_threads(max(1, usable_cores() // processes))
 
 
 def keep_freed_memory(device: torch.device) -> None:

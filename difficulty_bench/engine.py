@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .context import Interrupted
+from .cpu import share_cores
 from .errors import BenchError, ResourceError
 from .results import TrialResult
 from .together import groups, run_together
@@ -91,10 +92,11 @@ class _Job:
 _worker_stop: Any = None
 
 
-def _start_worker(stop: Any, parent: int) -> None:
-    """Leave Ctrl-C to the parent, and end when the parent is gone (killed, too)."""
+def _start_worker(stop: Any, parent: int, workers: int) -> None:
+    """Share the cores, leave Ctrl-C to the parent, end when the parent is gone (killed, too)."""
     global _worker_stop
     _worker_stop = stop
+    share_cores(workers)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -118,7 +120,7 @@ def _work(job: _Job) -> TrialResult | None:
 
 
 class ProcessEngine(Engine):
-    """`workers` processes, one trial and one core each."""
+    """`workers` processes, one trial each: on a CPU with one thread, on a GPU with its share."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -178,7 +180,7 @@ class ProcessEngine(Engine):
                 self._workers,
                 mp_context=self._context,
                 initializer=_start_worker,
-                initargs=(self._pool_stop, os.getpid()),
+                initargs=(self._pool_stop, os.getpid(), self._workers),
             )
             if self._stopping.is_set():
                 self._pool_stop.set()
