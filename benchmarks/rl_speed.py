@@ -2,11 +2,11 @@
 
     python benchmarks/rl_speed.py --workers 16
 
-For each task: one trial alone, then the fleet of --workers trials side by side, one process and one
-thread each, started together. Only learning is timed, without evaluation and start-up. The shares
-are of the single trial's wall time: `emulator` (stepping and resetting environments), `network`
-(forward and backward), `projection` (P z, P^T g and moving the parameters), `optimiser` (Adam on z
-and on PPO's native critic, gradient clipping), `rest` (PPO's own bookkeeping). The ratio
+For each task: one trial alone, then the fleet of --workers trials side by side, one process each
+and on a CPU one thread, started together. Only learning is timed, without evaluation and start-up.
+The shares are of the single trial's wall time: `emulator` (stepping and resetting environments),
+`network` (forward and backward), `projection` (P z, P^T g and moving the parameters), `optimiser`
+(Adam on z and on PPO's native critic, gradient clipping), `rest` (PPO's own bookkeeping). The ratio
 fleet / alone is taken within one run.
 """
 
@@ -183,8 +183,9 @@ def markdown(rows: list[dict[str, Any]], facts: dict[str, str]) -> str:
         "# Speed of reinforcement learning",
         "",
         "Steps are steps of the policy (Atari: 4 frames each), learning included, evaluation and "
-        "start-up left out. Alone: one trial, one core; fleet: so many trials at once, one process "
-        "each, until the slowest ends. Shares are of the wall time of the trial alone.",
+        "start-up left out. Alone: one trial, on a CPU with one core; fleet: so many trials at "
+        "once, one process each, sharing the cores, until the slowest ends. Shares are of the wall "
+        "time of the trial alone.",
         "",
         "| task | D | d | alone, steps/s | emulator | network | projection | optimiser | rest "
         "| fleet | fleet, steps/s | fleet / alone |",

@@ -172,7 +172,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="side by side (default: cores, fewer where a GPU is small)",
     )
-    sizes.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    _add_device(sizes)
     sizes.add_argument("--json", action="store_true", help="rows as JSON on stdout")
     sizes.add_argument("--quiet", action="store_true")
     evaluate = add(
@@ -186,7 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
     play.add_argument("--episodes", type=positive(int), default=1, metavar="N")
     for verb in (evaluate, play):
         verb.add_argument("--seed", type=int, default=0, help="of the episodes")
-        verb.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+        _add_device(verb)
     data = add("data", "machine:data", "fetch or verify the data sets", ())
     data.add_argument("action", choices=["fetch", "verify"])
     data.add_argument("names", nargs="*", metavar="NAME", help="default: all")
@@ -213,12 +213,22 @@ def _add_settings(verb: argparse.ArgumentParser) -> None:
         help="override a field, e.g. agent.learning_rate=3e-4; repeatable")  # fmt: skip
 
 
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="auto, the default: the GPU where there is one, but the CPU for environments "
+        "whose observations are no images",
+    )
+
+
 def _add_run(run: argparse.ArgumentParser) -> None:
     add = run.add_argument
     _add_task(run)
     add("--d", dest="grid", type=dimensions, metavar="D,D,...", help="exactly these d, no search")
     add("--seeds", type=positive(int), metavar="N", help="seeds per d (near the crossing)")
-    add("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    _add_device(run)
     side = run.add_mutually_exclusive_group()
     side.add_argument(
         "--workers",

@@ -62,6 +62,11 @@ class Problem(ABC):
     scale: float = 1.0
     has_validation: bool = True
 
+    @property
+    def faster_on_gpu(self) -> bool:
+        """Whether `--device auto` takes the GPU, where there is one."""
+        return True
+
     def prepare(self, x: Tensor) -> Tensor:
         """Rows as stored or observed -> float32 rows as the network takes them."""
         if self.scale == 1.0:
@@ -205,6 +210,11 @@ class EnvironmentProblem(Problem):
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
     metric = "episodic_return"
+
+    @property
+    def faster_on_gpu(self) -> bool:
+        """Only from images (C, H, W), as SB3 advises: smaller policies wait for their launches."""
+        return len(self.input_shape) == 3
 
     @abstractmethod
     def make_envs(self, num_envs: int, seed: int) -> gym.vector.VectorEnv:

@@ -33,11 +33,12 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task that can run here: D of its network, and the name of its score."""
+    """A task that can run here: D of its network, the name of its score, where it is fastest."""
 
     task: Task
     D: int
     metric: str
+    faster_on_gpu: bool
 
 
 @stdout_to_stderr()
@@ -96,7 +97,7 @@ def _prepare(task: Task) -> Prepared:
                 f"{task.name}: {key} = {value:g} is above the ceiling {problem.ceiling:g} of "
                 f"{problem.metric}; no trial could reach it"
             )
-    return Prepared(task, D, problem.metric)
+    return Prepared(task, D, problem.metric, problem.faster_on_gpu)
 
 
 @contextmanager
@@ -108,6 +109,11 @@ def _named(task: Task) -> Iterator[None]:
         if str(error).startswith(f"{task.name}:"):
             raise
         raise UsageError(f"{task.name}: {error}") from error
+
+
+def preferred(name: str, where: Prepared | Problem) -> str:
+    """The device called `name`; `auto` stays where a GPU is faster, and else is the CPU."""
+    return "cpu" if name == "auto" and not where.faster_on_gpu else name
 
 
 def choose_device(name: str) -> str:

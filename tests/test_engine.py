@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
 
-from difficulty_bench import environment
+from difficulty_bench import cpu, environment
 from difficulty_bench.context import Interrupted
+from difficulty_bench.cpu import share_cores
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.errors import ResourceError
 from difficulty_bench.ray_engine import LOCAL, RayEngine
@@ -155,6 +156,17 @@ def test_a_checkpoint_that_cannot_be_written_fails_no_trial(tmp_path: Path) -> N
         ResourceError, match=r"cannot write: .*; free or mend the disk, and the same command"
     ):
         run_trial(trial, runtime)
+
+
+@pytest.mark.parametrize(("processes", "threads"), [(1, 16), (6, 2), (32, 1)])
+def test_processes_side_by_side_share_the_cores(
+    processes: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "usable_cores", lambda: 16)
+    chosen = Mock()
+    monkeypatch.setattr(torch, "set_num_threads", chosen)
+    share_cores(processes)
+    chosen.assert_called_once_with(threads)
 
 
 @pytest.mark.parametrize(("gib", "workers"), [(1, 1), (5, 2), (80, 16)])

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,15 @@ from difficulty_bench.checkpoint import Checkpoint, checkpoint_path
 from difficulty_bench.cli import main
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.errors import BenchError, ResourceError, UsageError
-from difficulty_bench.problem import SupervisedProblem
+from difficulty_bench.problem import Problem, SupervisedProblem
 from difficulty_bench.progress import Progress
 from difficulty_bench.registry import Registry
-from difficulty_bench.results import Request, enumerated
+from difficulty_bench.results import Request, TrialResult, enumerated
 from difficulty_bench.search import Plan
 from difficulty_bench.store import Store
-from difficulty_bench.study import Listener, prepare, run_study
-from difficulty_bench.trial import Runtime, study_identity
+from difficulty_bench.study import Listener, choose_device, preferred, prepare, run_study
+from difficulty_bench.trial import Runtime, Trial, study_identity
+from difficulty_bench.verbs import run
 from difficulty_bench.verbs.run import recorded
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -607,3 +608,37 @@ def test_the_list_has_what_was_measured_with_other_settings(
     assert last == "also here, of version 1: bench show tiny --set agent.epochs=2"
     assert main(["show", "tiny", *store, "--set", "agent.epochs=2"]) == 0
     assert "also here" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [("digits", "cuda"), ("pong", "cuda"), ("pong-ram", "cpu"), ("cartpole", "cpu")],
+)
+def test_auto_is_a_gpu_only_where_it_is_faster(
+    name: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    problem: Problem = Registry().get(name).problem()
+    assert choose_device(preferred("auto", problem)) == device
+    assert choose_device(preferred("cuda", problem)) == "cuda"
+
+
+def test_each_task_of_a_run_has_the_device_that_suits_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, devices = tmp_path / "tasks.yaml", {}
+    tasks.write_text(
+        "cartpole-short:\n  extends: cartpole\n  agent: {total_timesteps: 2048}\n", encoding="utf-8"
+    )
+
+    class Recorded(InlineEngine):
+        def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
+            devices[trials[0].task.name] = runtime.device
+            return super().run(trials, replace(runtime, device="cpu"))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(run, "make_engine", lambda *_: Recorded())
+    names = ["--task", "digits", "--task", "cartpole-short", "--tasks", str(tasks)]
+    few = ["--d", "2", "--seeds", "1", "--max-trials", "1", "--workers", "1"]
+    assert main(["run", *names, *few, "--store", str(tmp_path / "s.sqlite")]) == 0
+    assert devices == {"digits": "cuda", "cartpole-short": "cpu"}

@@ -18,7 +18,7 @@ from ..progress import Progress
 from ..results import Scores, TrialResult, describe
 from ..solution import Solution
 from ..store import Store
-from ..study import Prepared, choose_device, prepare
+from ..study import Prepared, choose_device, preferred, prepare
 from ..trial import Trial, check_machine, study_identity
 from ..tuning import relevant
 from .look import store_to_read
@@ -32,15 +32,15 @@ def bits(arguments: argparse.Namespace) -> int:
     A solution that cannot be scored, or has no finite score, is not solved.
     """
     tasks = given_tasks(arguments, given_settings(arguments))
-    device = choose_device(arguments.device)
-    workers = arguments.workers or default_workers(device)
     progress = Progress(as_json=arguments.json, quiet=arguments.quiet)
     prepared = [prepare(task) for task in tasks]
+    devices = [choose_device(preferred(arguments.device, one)) for one in prepared]
+    workers = arguments.workers or min(map(default_workers, devices))
     with Store(store_to_read(arguments), read_only=True) as store:  # which creates none
         for one in prepared:
             _finished(one, store)
     with Store(arguments.store) as store:
-        for one in prepared:
+        for one, device in zip(prepared, devices, strict=True):
             jobs = _missing(one, store, arguments.bits)
             side_by_side = Parallel(workers, return_as="generator_unordered")
             found = side_by_side(delayed(_scores)(*job, device) for job in jobs)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,7 +27,7 @@ from ..report import row_text, rows
 from ..results import Request, TrialResult, describe, enumerated
 from ..search import Plan
 from ..store import Store
-from ..study import Prepared, choose_device, prepare, run_study
+from ..study import Prepared, choose_device, preferred, prepare, run_study
 from ..tracking import Tracker
 from ..trial import Runtime, study_identity
 from ..tuning import relevant
@@ -38,15 +39,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure every `--task`; print one row each. See `cli` for the exit codes."""
     settings = given_settings(arguments)
     tasks = given_tasks(arguments, settings)
-    # a cluster's nodes have devices of their own
-    device = arguments.device if arguments.ray else choose_device(arguments.device)
     prepared = [prepare(task) for task in tasks]
+    devices = [preferred(arguments.device, one) for one in prepared]
+    if not arguments.ray:  # whose nodes have cores and devices of their own
+        devices = [choose_device(device) for device in devices]
     plan = Plan(arguments.precision, arguments.max_trials, arguments.grid, arguments.seeds)
     for one in prepared:
         plan.next_round(one.task, one.D, {})  # refuses what does not fit
     if arguments.dry_run:
         return _dry_run(arguments.store, prepared, plan)
-    return _measure(arguments, prepared, settings, plan, device)
+    return _measure(arguments, list(zip(prepared, devices, strict=True)), settings, plan)
 
 
 def _dry_run(path: Path, prepared: Sequence[Prepared], plan: Plan) -> int:
@@ -103,22 +105,21 @@ class _Listener:
 
 def _measure(
     arguments: argparse.Namespace,
-    prepared: Sequence[Prepared],
+    prepared: Sequence[tuple[Prepared, str]],
     settings: list[str],
     plan: Plan,
-    device: str,
 ) -> int:
+    """Each task on the device beside it."""
     folder, hours = checkpoint_folder(arguments.store), arguments.max_hours
     progress = Progress(folder, as_json=arguments.json, quiet=arguments.quiet)
     runtime = Runtime(
-        device=device,
         deadline=time.time() + 3600 * hours if hours else None,
         checkpoint_dir=folder,
         command=recorded(command_line()),
     )
     workers = arguments.workers
-    if workers is None and not arguments.ray:  # whose nodes have cores and devices of their own
-        workers = default_workers(device)
+    if workers is None and not arguments.ray:
+        workers = min(default_workers(device) for _, device in prepared)
     engine = make_engine(workers or 1, arguments.batch, arguments.ray, progress.warn)
     tracker = None if arguments.wandb == "off" else Tracker(arguments.wandb, progress.warn)
     errors: list[BenchError] = []
@@ -126,14 +127,15 @@ def _measure(
     with Store(arguments.store) as store:
         try:
             with _stopping(engine) as caught:
-                for one in prepared:
+                for one, device in prepared:
                     listener = _Listener(progress, tracker)
                     try:
                         store.add_study(one.task, one.D, settings, one.metric)
                         known = store.outcomes(study_identity(one.task))
                         if known and (why := plan.lacking(one.task, one.D, known)):
                             progress.note(f"{one.task.name}: not done: {why}")
-                        stop = run_study(one, store, engine, runtime, plan, listener)
+                        there = replace(runtime, device=device)
+                        stop = run_study(one, store, engine, there, plan, listener)
                     except (StudyError, UsageError) as error:  # of this task; the next may be sound
                         store.forget_empty(study_identity(one.task))
                         errors.append(error)
@@ -154,7 +156,7 @@ def _measure(
             progress.close()
             if tracker is not None:
                 tracker.close()
-        printed = print_rows(store, [one.task for one in prepared], as_json=arguments.json)
+        printed = print_rows(store, [one.task for one, _ in prepared], as_json=arguments.json)
     failed = any(row["n_failed"] for row in printed)
     return _exit_code(complete, errors, caught, progress, failed=failed)
 

@@ -17,7 +17,7 @@ from ..registry import Registry
 from ..seeds import Streams, content_hash
 from ..solution import Solution, load, trusted_task
 from ..store import Store
-from ..study import choose_device
+from ..study import choose_device, preferred
 from ..trial import Trial
 from .look import store_to_read
 
@@ -66,9 +66,9 @@ def without_z(store: Path, task: str, identity: str) -> ResourceError:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Score a solution file on the test set, or on fresh episodes of `--seed`."""
-    device = torch.device(choose_device(arguments.device))
     solution = load(arguments.file, Registry(arguments.tasks))
     problem: Problem = solution.trial.task.problem()
+    device = torch.device(choose_device(preferred(arguments.device, problem)))
     if arguments.episodes is not None:
         _acting(problem, arguments.file, "--episodes").eval_episodes = arguments.episodes
     network = solution.network().to(device)
@@ -88,9 +88,9 @@ def play_back(arguments: argparse.Namespace) -> int:
     """A video of fresh episodes of `--seed`."""
     out: Path = arguments.video
     check_encoder(out)
-    device = torch.device(choose_device(arguments.device))
     solution = load(arguments.file, Registry(arguments.tasks))
     problem = _acting(solution.trial.task.problem(), arguments.file, "bench play")
+    device = torch.device(choose_device(preferred(arguments.device, problem)))
     seed = _seed(solution, arguments.seed)
     envs = problem.rendered_envs(seed)
     network = solution.network().to(device)
