@@ -138,7 +138,11 @@ def checkpoints(
 
 
 def checkpoint_folder(store: Path) -> Path:
-    """Where the trials of a store keep their checkpoints: for `x.sqlite` in `x.checkpoints`."""
+    """Where the trials of a store keep their checkpoints: for `x.sqlite` in `x.checkpoints`.
+
+    Beside the file itself, by whatever links it is reached.
+    """
+    store = store.resolve() if store.is_symlink() else store
     return store.parent / f"{store.name.removesuffix('.sqlite')}.checkpoints"
 
 

@@ -35,6 +35,7 @@ from .yaml_lines import (
 LrRule = Literal["paper", "matched", "tuned"]
 E = typing.TypeVar("E", bound=EntryPoint)
 AT = "@"  # `ppo@CartPole-v1`: the template `ppo@`, and what it derives a task for
+MOST_EXTENDED = 100  # tasks, each by the next
 MOST_TRIALS = 10_000  # of one kind, asked for by name; they are listed in memory
 Count = Annotated[PositiveInt, Field(le=2**31 - 1)]  # SQLite holds no more than 64 bits
 Few = Annotated[PositiveInt, Field(le=MOST_TRIALS)]
@@ -292,6 +293,11 @@ class Registry:
         if (template if derived else parent) in seen:
             raise UsageError(
                 f"{where}: a task cannot extend itself: {' -> '.join(seen)} -> {parent}"
+            )
+        if len(seen) > MOST_EXTENDED:
+            raise UsageError(
+                f"{where}: more than {MOST_EXTENDED} tasks, each extending the next; let it extend "
+                "one that is nearer"
             )
         if derived:
             try:

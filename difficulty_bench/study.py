@@ -134,6 +134,9 @@ def run_study(
     Raise UsageError, with the task's name, for what only a training found out not to fit.
     """
     task, study = prepared.task, study_identity(prepared.task)
+    if runtime.checkpoint_dir is not None:  # a run may be killed once a result is stored
+        known = [Trial(task, request).identity for request in store.outcomes(study)]
+        discard_checkpoints(runtime.checkpoint_dir, known)
     while requests := plan.next_round(task, prepared.D, store.outcomes(study)):
         who.asked(task, requests)
         try:

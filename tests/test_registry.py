@@ -103,6 +103,14 @@ def test_mistakes_are_named(tmp_path: Path, wrong: str, right: str, expected: st
     assert expected in refusal(tmp_path, ENTRY.replace(wrong, right))
 
 
+def test_tasks_that_extend_one_another_end_somewhere(tmp_path: Path) -> None:
+    links = [f"t{i}: {{extends: {f't{i - 1}' if i else 'toy'}}}" for i in range(2000)]
+    tasks = registry(tmp_path, "\n".join(links))
+    assert tasks.get("t99").name == "t99"
+    with pytest.raises(UsageError, match=r":1900: t1899\.extends: more than 100 tasks"):
+        tasks.get("t1999")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

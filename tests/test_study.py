@@ -23,7 +23,7 @@ from rich.console import Console
 from difficulty_bench import context
 from difficulty_bench import environment as environment_module
 from difficulty_bench import progress as progress_module
-from difficulty_bench.checkpoint import Checkpoint, checkpoint_path
+from difficulty_bench.checkpoint import Checkpoint, checkpoint_folder, checkpoint_path
 from difficulty_bench.cli import main
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.errors import BenchError, ResourceError, UsageError
@@ -289,6 +289,17 @@ def test_a_checkpoint_is_kept_until_its_result_is_stored(
         assert len(list((tmp_path / "kept").iterdir())) == 1
         assert run_study(prepared, store, InlineEngine(), runtime, plan, listener)
         assert not list((tmp_path / "kept").iterdir())
+        done = store.results(study_identity(prepared.task))[0].identity
+        checkpoint_path(tmp_path / "kept", done).touch()  # as if that run had been killed then
+        assert run_study(prepared, store, InlineEngine(), runtime, plan, listener)
+        assert not list((tmp_path / "kept").iterdir())
+
+
+def test_checkpoints_lie_beside_the_store_by_whatever_link_it_is_reached(tmp_path: Path) -> None:
+    store, link = tmp_path / "bench.sqlite", tmp_path / "links" / "mine.sqlite"
+    link.parent.mkdir()
+    link.symlink_to(store)
+    assert checkpoint_folder(link) == checkpoint_folder(store) == tmp_path / "bench.checkpoints"
 
 
 @pytest.mark.parametrize("engine", [InlineEngine(), ProcessEngine(1)], ids=["inline", "process"])
