@@ -4,7 +4,8 @@ A study's script: pilots of the learning rate, the baseline, a bracket of each c
 scale, then the trials that say most about the crossings, until both are known to the precision
 asked for or are censored. Decisions depend on earlier outcomes and on the task only: not on clocks,
 on the number of workers, or on `max_trials`, which cuts the sequence without changing it. Trials
-that came from elsewhere choose none of the next ones, but they may end the search (`_step`).
+that came from elsewhere choose none of a script's, but the search ends where all trials together
+satisfy its rule, before the script's end or after it (`_step`).
 """
 
 from __future__ import annotations
@@ -77,24 +78,31 @@ class Plan:
         return _grid(task, D, self.grid, seeds)
 
     def _step(self, task: Task, D: int, outcomes: Known) -> Step[str]:
-        """Where the script stands; at its end, too, where all that is known settles the crossings.
+        """Where the script stands; where trials are known that it did not ask for, they count, too.
 
-        That is looked at only where trials are known that the script did not ask for: a study that
-        was killed in a round then ends as an uninterrupted one, whichever of its trials came first.
+        The search is then done once all that is known settles the crossings, as the row is of all
+        of it. Without such trials a study that was killed in a round ends as an uninterrupted one,
+        whichever of its trials came first.
         """
         own = self.max_trials is None and self.grid is None
         limit = task.search.max_trials if own else self.max_trials
         if limit is not None and limit < 1:
             raise UsageError(f"{task.name}: max_trials = {limit}; it must be at least 1")
         step = replay(self.script(task, D), outcomes, limit)
-        searching = self.grid is None and step.result is None
-        held = _held(task, D, outcomes) if searching else None
+        held = _held(task, D, outcomes) if self.grid is None else None
         if held is None or len(held.outcomes) == step.asked - len(step.missing):
             return step
         precision, seeds = self._rule(task)
-        if held.lacks(precision, seeds):
+        if not held.lacks(precision, seeds):
+            return Step([], step.asked, held.summary(precision))
+        if step.result is None:
             return step
-        return Step([], step.asked, held.summary(precision))
+        requests = held.unasked(held.bracket() or held.refine(precision, seeds))
+        known = len(held.outcomes)
+        if limit is not None and known + len(requests) > limit:
+            requests = requests[: max(0, limit - known)]
+            return Step(requests, limit, capped=not requests)
+        return Step(requests, known + len(requests))
 
     def _rule(self, task: Task) -> tuple[float, int]:
         search = task.search

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -65,8 +66,20 @@ class Stages:
     def _request(self, d: int) -> Request:
         seed = self.asked[d]
         self.asked[d] += 1
+        return self._of(d, seed)
+
+    def _of(self, d: int, seed: int) -> Request:
         scale = lr_scale(self.task, self.D, d, self.chosen)
         return Request("baseline" if d == NATIVE else "trial", d, seed, scale)
+
+    def unasked(self, dims: Iterable[int]) -> list[Request]:
+        """A trial at each of `dims`, of the smallest seed of which no outcome is known."""
+        requests: list[Request] = []
+        for d in dims:
+            taken = self.outcomes.keys() | set(requests)
+            seeds = (self._of(d, seed) for seed in itertools.count())
+            requests.append(next(request for request in seeds if request not in taken))
+        return requests
 
     def first_section(self) -> list[int]:
         """Enough d, evenly on the log scale, to fill the round in which the baseline ends."""

@@ -26,8 +26,9 @@ from difficulty_bench.design import (
 )
 from difficulty_bench.errors import StudyError, UsageError
 from difficulty_bench.estimate import Target, estimate
+from difficulty_bench.registry import Task
 from difficulty_bench.results import Outcome, Request
-from difficulty_bench.search import Stop
+from difficulty_bench.search import Stop, unmet
 from difficulty_bench.stages import Stages, tidy
 from difficulty_bench.tuning import ChosenLr, chosen_lr, relevant
 
@@ -56,6 +57,11 @@ def toy(request: Request) -> Outcome:
     if request.d in near:
         return Outcome(near[request.d])
     return Outcome(1.0 if request.d == NATIVE or request.d > 11 else 0.0)
+
+
+def of(task: Task, d: int, seed: int) -> Request:
+    """The trial as a search asks for it."""
+    return replace(next_round(task, D, {}, grid=[d], seeds=1)[-1], seed=seed)
 
 
 def tuned_learner(best_native: float, best_subspace: float):
@@ -109,14 +115,27 @@ class TestReplay:
             resumed |= {request: learn(request) for request in requests}
         assert set(resumed) == set(whole)
 
-    def test_foreign_results_do_not_steer(self):
-        """What the search did not ask for counts in the estimate, never in a decision."""
+    @pytest.mark.parametrize("limit", [None, 40])
+    def test_foreign_results_do_not_steer_and_a_row_they_widen_is_searched_further(self, limit):
+        """A script's requests hang on its own outcomes alone; the end hangs on all there are."""
         learn = learner(power_law(300))
-        extra = {Request("trial", d, 9): Outcome(0.0) for d in (50, 300, 5000)}
-        stored = dict(extra)
-        while requests := next_round(TASK, D, stored):
-            stored |= {request: learn(request) for request in requests}
-        assert set(stored) - set(extra) == set(play_study(TASK, learn))
+        own = play_study(TASK, learn)
+        seeds = {1: Outcome(0.93), 4: Outcome(0.85)}
+        stored = extra = {of(TASK, d, seed): seeds[seed] for d in (250, 330) for seed in seeds}
+        asked: list[Request] = []
+        while requests := next_round(TASK, D, stored, max_trials=limit):
+            assert not set(requests) & set(stored)
+            asked += requests
+            stored = stored | {request: learn(request) for request in requests}
+        expected = [request for request in own if request not in extra]
+        assert set(asked[: len(expected)]) == set(expected)
+        assert len(asked) > len(expected)
+        if limit is None:
+            assert unmet(TASK, D, stored) is None
+            assert not stop_reason(TASK, D, stored).cut_short
+        else:
+            assert len(stored) == limit
+            assert stop_reason(TASK, D, stored, max_trials=limit).cut_short
 
     def test_trials_from_elsewhere_that_satisfy_the_rule_end_the_search(self):
         """Those of a grid, or of an earlier version of the search: a published number stays."""
