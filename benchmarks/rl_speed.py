@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -114,6 +114,21 @@ def learn(job: Job) -> dict[str, Any]:
     device = torch.device(job.device)
     use_one_thread(device)
     keep_freed_memory(device)
+    if job.device == "cuda":  # its libraries load, and kernels compile, as they are first used
+        train, _ = prepared(replace(job, steps=1))  # which is one rollout and its updates
+        train()
+    train, context = prepared(job)
+    watch = Stopwatch(job.device)
+    with watched(watch):
+        _wait_for_the_others()
+        with watch.running("rest"):
+            train()
+    seconds = sum(watch.seconds.values())
+    return {"steps": context.steps, "seconds": seconds, "parts": watch.seconds, "D": context.D}
+
+
+def prepared(job: Job) -> tuple[Callable[[], None], TrialContext]:
+    """The training, and the context that counts its steps."""
     settings = [f"agent.total_timesteps={job.steps}", f"projection={job.projection}"]
     task = Registry().get(job.task, settings)
     trial = Trial(task, Request("trial", DIMENSIONS[job.task], job.seed, 30.0))
@@ -125,13 +140,7 @@ def learn(job: Job) -> dict[str, Any]:
     # Start-up: the ranks of bytes, and torch's compiler, which the first optimiser imports.
     problem.prepare(torch.zeros(1, *problem.input_shape))
     torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
-    watch = Stopwatch(job.device)
-    with watched(watch):
-        _wait_for_the_others()
-        with watch.running("rest"):
-            task.agent(problem, network, context)
-    seconds = sum(watch.seconds.values())
-    return {"steps": context.steps, "seconds": seconds, "parts": watch.seconds, "D": context.D}
+    return lambda: task.agent(problem, network, context), context
 
 
 _barrier: Any = None
