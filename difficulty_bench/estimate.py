@@ -6,7 +6,7 @@ The model, its formulas and its assumptions are on one page: docs/estimate.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,7 +89,7 @@ def targets(task: Task, outcomes: Mapping[Request, Outcome]) -> tuple[Target | N
     if baseline.n > 1:
         local = data.target(raws[0], error, baseline.dof)
     else:  # one native trial does not know how far off it is
-        local = Target(raws[0], None, Crossing(raws[0]))
+        local = Target(raws[0], None, data.crossing(raws[0]))
     return local, data.target(raws[1]) if len(raws) > 1 else None
 
 
@@ -159,7 +159,7 @@ class _Data:
         values = [(value - self.scale.floor) / self.scale.unit for value in self.raws]
         value = (raw - self.scale.floor) / self.scale.unit
         if not self.trials.d:
-            return Target(raw, None, Crossing(raw))
+            return Target(raw, None, self.crossing(raw))
         search = self.task.search
         belief = believe(
             self.trials,
@@ -168,19 +168,24 @@ class _Data:
             scores=search.model == "score",
             bracket=(min(search.d_min, *self.trials.d), max(search.d_max, *self.trials.d)),
         )
-        return Target(raw, belief, self._crossing(raw, value, belief))
-
-    def _crossing(self, raw: float, value: float, belief: Belief) -> Crossing:
-        search, d = self.task.search, np.asarray(self.trials.d)
+        d = np.asarray(self.trials.d)
         where = locate(belief.above, d, search.d_min, search.d_max)
-        solved = self.trials.solved(value)
-        return Crossing(
-            threshold=raw,
+        found = replace(
+            self.crossing(raw),
             d_int90=where.d_int90,
             ci_low=where.ci_low,
             ci_high=where.ci_high,
             censored=where.censored,
             width=None if where.d_int90 is None else belief.width(int(d[0]), int(d[-1])),
+        )
+        return Target(raw, belief, found)
+
+    def crossing(self, raw: float) -> Crossing:
+        """What the trials say of a threshold without a model: an unfinished crossing."""
+        d = np.asarray(self.trials.d)
+        solved = self.trials.solved((raw - self.scale.floor) / self.scale.unit)
+        return Crossing(
+            threshold=raw,
             largest_failed_d=int(d[~solved].max()) if not solved.all() else None,
             smallest_solved_d=int(d[solved].min()) if solved.any() else None,
             paper_rule_d=paper_rule(self.pairs, raw, self.task.floor),

@@ -37,7 +37,8 @@ class Plan:
     """How far to measure: what `bench run` was asked for beside the task itself.
 
     `precision` (> 1) is the largest factor between d_int90 and each end of its interval;
-    `max_trials` counts every role; `grid` replaces the search by exactly these d, with `seeds`
+    `max_trials` counts every role, and once a search goes on after its script's end every trial
+    of the study; `grid` replaces the search by exactly these d, with `seeds`
     seeds each. None takes the task's own, but for `max_trials` of a grid: all of it. What is asked
     of a plan raises UsageError for values that make no sense, and StudyError where the baseline or
     the pilots cannot carry a measurement.
@@ -56,7 +57,8 @@ class Plan:
         """Why `next_round` asks for nothing more; None while it does."""
         step = self._step(task, D, outcomes)
         if step.capped:
-            reached = f"max_trials = {step.asked} reached; a larger --max-trials goes on from here"
+            limit = self._limit(task)
+            reached = f"max_trials = {limit} reached; a larger --max-trials goes on from here"
             return Stop(reached, cut_short=True)
         return None if step.result is None else Stop(step.result)
 
@@ -84,8 +86,7 @@ class Plan:
         of it. Without such trials a study that was killed in a round ends as an uninterrupted one,
         whichever of its trials came first.
         """
-        own = self.max_trials is None and self.grid is None
-        limit = task.search.max_trials if own else self.max_trials
+        limit = self._limit(task)
         if limit is not None and limit < 1:
             raise UsageError(f"{task.name}: max_trials = {limit}; it must be at least 1")
         step = replay(self.script(task, D), outcomes, limit)
@@ -101,8 +102,11 @@ class Plan:
         known = len(held.outcomes)
         if limit is not None and known + len(requests) > limit:
             requests = requests[: max(0, limit - known)]
-            return Step(requests, limit, capped=not requests)
-        return Step(requests, known + len(requests))
+        return Step(requests, known + len(requests), capped=not requests)
+
+    def _limit(self, task: Task) -> int | None:
+        own = self.max_trials is None and self.grid is None
+        return task.search.max_trials if own else self.max_trials
 
     def _rule(self, task: Task) -> tuple[float, int]:
         search = task.search

@@ -219,7 +219,8 @@ class Stages:
         high = (crossing.ci_high or max(tested) * 4) * REACH
         if crossing.d_int90 is not None and self._factor(crossing) <= precision:
             low, high = crossing.d_int90 / NEAR, crossing.d_int90 * NEAR
-        first, last = max(search.d_min, int(np.ceil(low))), min(search.d_max, int(high))
+        first = max(min(search.d_min, *tested), int(np.ceil(low)))
+        last = min(max(search.d_max, *tested), int(high))  # a script tests nothing out of range
         ratio = max(LATTICE, (last / first) ** (1 / MOST)) if last - first > MOST else 1.0
         digits = 2 if precision >= 1.1 else 3
         lattice = range(first, last + 1) if ratio == 1.0 else geometric(first, last, ratio)

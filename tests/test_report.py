@@ -229,7 +229,8 @@ def test_every_point_says_what_its_trials_scored(
         finished = [score for score in scores if score is not None]
         passed = [score >= found["threshold_local"] for score in finished]
         assert (point["n"], point["failed"]) == (len(scores), len(scores) - len(finished))
-        assert point["mean"] == pytest.approx(np.mean(finished), rel=1e-5)
+        whole = len(finished) == len(scores)  # a failed training has no score to average
+        assert point["mean"] == (pytest.approx(np.mean(finished), rel=1e-5) if whole else None)
         assert point["solved"] == sum(passed)
         assert point["solved_global"] == sum(score >= global_ for score in finished)
         means[d] = sum(finished) / len(scores)  # a failed one has the score of the floor, 0

@@ -137,6 +137,33 @@ class TestReplay:
             assert len(stored) == limit
             assert stop_reason(TASK, D, stored, max_trials=limit).cut_short
 
+    @pytest.mark.parametrize("model", ["score", "pass"])
+    @pytest.mark.parametrize(
+        ("bounds", "foreign"),
+        [
+            ({"d_max": 400}, [800]),
+            ({"d_max": 400}, [500, 700]),
+            ({"d_max": 400}, [600, 2000]),
+            ({"d_min": 1000}, [300]),
+        ],
+    )
+    def test_a_search_that_has_ended_goes_on_where_trials_lie_out_of_its_range(
+        self, bounds, foreign, model
+    ):
+        search = {**bounds, "model": model, "max_trials": 100}
+        task, learn = made_up_task(threshold_global=None, search=search), learner(power_law(600))
+        stored = run_study(task, learn)
+        done = len(stored)
+        assert not stop_reason(task, D, stored).cut_short
+        stored |= play_study(task, learn, grid=foreign, seeds=2)
+        first, last = min(*bounds.values(), *foreign), max(*bounds.values(), *foreign)
+        while requests := next_round(task, D, stored):
+            assert all(first <= request.d <= last for request in requests if request.d)
+            stored |= {request: learn(request) for request in requests}
+        assert done < len(stored) < 100
+        assert unmet(task, D, stored) is None
+        assert 500 < estimate(task, D, stored).local.d_int90 < 700
+
     def test_trials_from_elsewhere_that_satisfy_the_rule_end_the_search(self):
         """Those of a grid, or of an earlier version of the search: a published number stays."""
         learn = learner(power_law(300), 0.003)

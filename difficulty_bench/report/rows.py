@@ -160,7 +160,7 @@ def _point(report: StudyReport, index: int) -> dict[str, Any]:
         "d": point.d,
         "n": len(point.scores),
         "failed": point.failed,
-        "mean": sum(finished) / len(finished) if finished else None,
+        "mean": sum(finished) / len(finished) if finished and not point.failed else None,
         "median": point.median,
         "solved": point.solved(found.threshold_local if found else None),
         "solved_global": point.solved(report.reading.task.threshold_global),
