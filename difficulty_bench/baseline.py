@@ -47,10 +47,11 @@ def measure_baseline(task: Task, outcomes: Mapping[Request, Outcome]) -> Baselin
     scores = [score for _, score in sorted(native.items()) if score is not None]
     if failed:
         limit = task.timeout_s
+        others = f"; the others scored {_listed(scores)}" if scores else ""
         longer = f", or a longer timeout_s than {limit:g} where they ran out of it" if limit else ""
         raise StudyError(
             f"{task.name}: {len(failed)} of {len(native)} baseline trials failed (seeds "
-            f"{', '.join(map(str, failed))}; the others scored {_listed(scores)}); "
+            f"{', '.join(map(str, failed))}{others}); "
             "a difficulty needs native training that works: give the agent other parameters"
             f"{longer}, or mend its code and raise the task's `version`, for trials stay as long "
             "as that does"

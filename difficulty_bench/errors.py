@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 MOST_SAID = 300  # characters of somebody else's message
+OTHERS = (
+    str(Path(__file__).parent),
+    *(sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
 
 
 class BenchError(Exception):
@@ -62,11 +67,22 @@ def first_line(error: BaseException) -> str:
 
 
 def described(error: BaseException) -> str:
-    """`RuntimeError: what it says (file.py:12)`, the place where it was raised: in one line."""
+    """`RuntimeError: what it says (mine.py:12, in linear.py:34)`, in one line.
+
+    The first place is the innermost line of the user's own code, where there is one; the last is
+    where the error was raised.
+    """
     says = " ".join(str(error).split())
     says = says if len(says) <= MOST_SAID else f"{says[:MOST_SAID]}…"
     text = f"{type(error).__name__}: {says}".rstrip(": ")
     if isinstance(error, SyntaxError):  # says itself where
         return text
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{text} ({Path(frame.filename).name}:{frame.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_the_users(frame.filename)][-1:]
+    places = dict.fromkeys(f"{Path(f.filename).name}:{f.lineno}" for f in (*own, frames[-1]))
+    return f"{text} ({', in '.join(places)})"
+
+
+def _is_the_users(file: str) -> bool:
+    """Not of Python, of an installed package, or of this one; `<string>` is no file."""
+    return not file.startswith(("<", *OTHERS))

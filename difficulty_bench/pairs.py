@@ -56,6 +56,17 @@ def check_classes(name: str, y: Tensor, classes: int) -> None:
         )
 
 
+def check_judged(name: str, y: Tensor) -> None:
+    """Raise UsageError for targets `y` that are no class numbers, which accuracy compares."""
+    if y.is_floating_point() or y.ndim != 1:
+        raise _wrong(
+            name,
+            f"has targets of shape {tuple(y.shape)} and {y.dtype}, and accuracy, the score where "
+            "none is given, compares class numbers (n,); give SupervisedProblem(loss=..., "
+            "score=..., metric=..., ceiling=...) of your own",
+        )
+
+
 def _kind(value: Any) -> str:
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

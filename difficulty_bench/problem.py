@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .errors import ResourceError, UsageError
 from .generators import seeded
-from .pairs import check_classes, check_pair
+from .pairs import check_classes, check_judged, check_pair
 
 MOST_STEPS = 200_000  # of one episode; Atari's longest have 108,000
 Split = Literal["validation", "test"]
@@ -162,6 +162,8 @@ class SupervisedProblem(Problem):
             check_pair(name, self.splits[name], self.input_shape, self.prepare)
             if self.loss is cross_entropy:
                 check_classes(name, self.splits[name][1], self.output_size)
+            if self.score is accuracy and name != "train":
+                check_judged(name, self.splits[name][1])
 
     def _needed(self) -> list[str]:
         return ["train", "test", *(["validation"] if self.has_validation else [])]

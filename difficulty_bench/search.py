@@ -90,6 +90,9 @@ class Plan:
         if limit is not None and limit < 1:
             raise UsageError(f"{task.name}: max_trials = {limit}; it must be at least 1")
         step = replay(self.script(task, D), outcomes, limit)
+        if step.capped:  # by a limit that the store is beyond: nothing may be missing
+            whole = replay(self.script(task, D), outcomes)
+            step = step if whole.result is None else whole
         held = _held(task, D, outcomes) if self.grid is None else None
         if held is None or len(held.outcomes) == step.asked - len(step.missing):
             return step

@@ -164,6 +164,8 @@ def assign(document: Document, root: KeyPath, setting: str) -> None:
         target.clear()
     target[last] = value
     document.marks[(*path, last)] = place
+    if parents:  # where what is wrong with these keys together came from
+        document.marks[path] = place
 
 
 def sets_entry_point(setting: str) -> bool:

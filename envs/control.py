@@ -1,4 +1,4 @@
-"""Any Gymnasium environment with a Box observation and a Discrete or Box action."""
+"""Any Gymnasium environment with observations that flatten and a Discrete or Box action."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import FlattenObservation, TransformObservation
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from pydantic import AfterValidator, PositiveFloat, PositiveInt, ValidationInfo
 from torch import Tensor
@@ -46,8 +47,10 @@ def make(
     `observations: unit` maps each observation linearly from its bounds to [-1, 1]; `scale`
     multiplies `raw` ones instead. `standardised` subtracts the mean and divides by the standard
     deviation that a random policy's observations have, and clips at 10. `env_kwargs` go to
-    `gymnasium.make`, `max_episode_steps` among them. Raise UsageError for an unknown id, for spaces
-    that no policy here fits and for no step limit, ResourceError for a package not installed.
+    `gymnasium.make`, `max_episode_steps` among them. Observations that are no Box (Discrete, Dict
+    and others) are flattened as Gymnasium does, categories one-hot; images get their channels
+    first. Raise UsageError for an unknown id, for spaces that no policy here fits and for no step
+    limit, ResourceError for a package not installed.
     """
     env = make_env(id, env_kwargs or {})
     try:
@@ -58,7 +61,7 @@ def make(
 
 def make_env(id: str, env_kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     try:
-        return gym.make(id, **env_kwargs)
+        return fitted(gym.make(id, **env_kwargs))
     except gym.error.DependencyNotInstalled as error:
         raise ResourceError(f"{id}: {first_line(error)}") from None
     except (gym.error.Error, TypeError) as error:
@@ -68,6 +71,18 @@ def make_env(id: str, env_kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
             raise UsageError(f"{id}: {first_line(error)}") from None  # the `package:` of the id
         mend = f"; install {error.name}" if error.name else ""
         raise ResourceError(f"{id}: {first_line(error)}{mend}") from None
+
+
+def fitted(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """The same with observations that a network takes: vectors, or images with channels first."""
+    space = env.observation_space
+    if isinstance(space, Box):
+        if len(space.shape) == 3 and space.shape[2] < space.shape[0]:
+            low, high = (np.moveaxis(bound, -1, 0) for bound in (space.low, space.high))
+            first = Box(low, high, dtype=space.dtype)
+            return TransformObservation(env, lambda image: np.moveaxis(image, -1, 0), first)
+        return env
+    return FlattenObservation(env) if space.is_np_flattenable else env
 
 
 class ControlProblem(GymnasiumProblem):
@@ -93,6 +108,8 @@ class ControlProblem(GymnasiumProblem):
         limit = env.spec.max_episode_steps
         check_limit(limit, self.id)
         self.protocol = f"{self.id}, at most {limit:,} steps, {eval_episodes} evaluation episodes"
+        if isinstance(env, FlattenObservation):
+            self.protocol += f", {env.env.observation_space} flattened"
 
     @cached_property
     def standardiser(self) -> Standardiser:
@@ -135,16 +152,11 @@ class ControlProblem(GymnasiumProblem):
 def checked_observations(id: str, space: gym.Space[Any]) -> Box:
     if not isinstance(space, Box) or not space.shape:
         raise UsageError(
-            f"{id}: observations are {space}, a policy here needs a Box of one axis or more; wrap "
-            "the environment with gymnasium.wrappers.FlattenObservation"
+            f"{id}: observations are {space}, a policy here needs a Box of one axis or more, or "
+            "what flattens into one; wrap the environment"
         )
     if 0 in space.shape:
         raise UsageError(f"{id}: observations of shape {space.shape} hold nothing to act on")
-    if len(space.shape) == 3 and space.shape[2] < space.shape[0]:
-        raise UsageError(
-            f"{id}: images of shape {space.shape} have their channels last; wrap the environment "
-            "so that they come first, or use 'envs.atari:make' for Atari games"
-        )
     return space
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
+import torch
 
 from difficulty_bench import ray_engine
 from difficulty_bench.cli import main
@@ -103,6 +105,13 @@ def test_a_reason_is_one_short_line() -> None:
         with pytest.raises(RuntimeError) as caught:
             raise RuntimeError(text)
         assert described(caught.value).startswith(f"RuntimeError{says} (test_engine_end.py:")
+
+
+def test_a_reason_names_the_line_of_the_user_s_code_that_led_to_it() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.nn.Linear(3, 2)(torch.ones(1, 4))
+    places = r"\(test_engine_end\.py:\d+, in linear\.py:\d+\)$"
+    assert re.search(places, described(caught.value))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])

@@ -169,8 +169,16 @@ class TestFailures:
 
     @pytest.mark.parametrize("native", [[1.0, None, 1.0, 1.0, 1.0], [None]])
     def test_a_failed_baseline_is_an_error(self, native):
-        with pytest.raises(StudyError, match=r"baseline trials failed \(seeds"):
+        with pytest.raises(StudyError, match=r"baseline trials failed \(seeds") as caught:
             estimate(PAPER, D, results({}, native))
+        assert ("the others scored" in str(caught.value)) == (len(native) > 1)
+
+    def test_one_native_trial_leaves_only_the_interval_open(self):
+        """Its error is unknown; what was solved at its threshold is not."""
+        found = estimate(PAPER, D, results({100: [0.5], 300: [0.95], 500: [0.96]}, [1.0])).local
+        assert (found.d_int90, found.ci_low, found.ci_high) == (None, None, None)
+        assert (found.largest_failed_d, found.smallest_solved_d) == (100, 300)
+        assert found.paper_rule_d == 300
 
     @pytest.mark.parametrize("native", [[0.0] * 5, [-0.1] * 5, [0.3, -0.2, 0.1, -0.3, 0.2]])
     def test_a_baseline_at_the_floor_is_an_error(self, native):

@@ -133,11 +133,11 @@ def test_a_template_cannot_extend_what_it_derives(tmp_path: Path, text: str, exp
         ("foo.bar=1", "tiny.foo: unknown key; did"),
         ("serch.d_max=9", "tiny.serch: unknown key; did you mean 'search'?"),
         ("problem.foo.bar=1", "tiny.problem.foo: unknown key; "),
+        ("search.d_min=90", "tiny.search: d_min = 90 is above d_max = "),
+        ("agent.entry_point=agents.sb3:ppo", "tiny.agent.total_timesteps: missing; add this key"),
     ],
 )
-def test_an_unknown_key_above_the_one_that_is_set_is_the_setting_s(
-    setting: str, expected: str
-) -> None:
+def test_a_mistake_that_a_setting_makes_is_the_setting_s(setting: str, expected: str) -> None:
     tiny = Registry([Path(__file__).parent / "tiny.yaml"])
     with pytest.raises(UsageError) as caught:
         tiny.get("tiny", [setting])

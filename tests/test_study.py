@@ -29,7 +29,7 @@ from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
 from difficulty_bench.errors import BenchError, ResourceError, UsageError
 from difficulty_bench.problem import Problem, SupervisedProblem
 from difficulty_bench.progress import Progress
-from difficulty_bench.registry import Registry
+from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request, TrialResult, enumerated
 from difficulty_bench.search import Plan
 from difficulty_bench.store import Store
@@ -169,7 +169,20 @@ def test_sigterm_twice_ends_at_once_and_is_told_from_ctrl_c(tmp_path: Path) -> N
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.splitlines()[-1]) == (143, "bench: interrupted")
+    assert process.returncode == 143
+    assert err.splitlines()[-1].startswith("bench: interrupted; nothing is lost")
+
+
+def test_a_signal_in_the_last_training_leaves_a_run_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finished(progress: Progress, task: Task, result: TrialResult) -> None:
+        if result.request == Request("trial", 2, 0, result.request.lr_scale):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Progress, "finished", finished)
+    whole = ["run", "--tasks", str(TINY), "--task", "tiny", "--d", "2", "--seeds", "1"]
+    assert main([*whole, "--workers", "1", "--store", str(tmp_path / "bench.sqlite")]) == 0
 
 
 def test_a_user_grid_runs_exactly_its_dimensions(tmp_path: Path) -> None:
@@ -368,6 +381,12 @@ def test_dry_run_goes_on_from_what_the_store_holds(
     assert "; next: trial d=2 seed 1\n" in said
     assert main([*begun, "1", "--dry-run"]) == 0
     assert "; done: every d of the grid has 1 seeds" in capsys.readouterr().out
+    assert main([*begun, "1", "--max-trials", "2", "--dry-run"]) == 0
+    assert "; done: every d of the grid has 1 seeds" in capsys.readouterr().out
+    expected = {"done": None, "lacking": "trials of the grid are missing", "trials": 4}
+    assert main([*begun, "2", "--dry-run", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found == {"task": "tiny", "D": 46, "next": ["trial d=2 seed 1"], **expected}
     other_rule = ["--set", "lr_rule=paper", "--dry-run"]
     assert main([*begun, "1", *other_rule]) == 0
     assert "; 3 trials in" in capsys.readouterr().out  # as the report counts: without the other's

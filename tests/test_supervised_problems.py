@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from difficulty_bench.errors import ResourceError, UsageError
-from difficulty_bench.problem import SupervisedProblem, accuracy
+from difficulty_bench.problem import SupervisedProblem, accuracy, cross_entropy
 from difficulty_bench.projection import make as make_projection
 from envs import catalogue, cifar10, digits, mnist, synthetic
 
@@ -169,8 +169,17 @@ def test_what_is_no_mapping_of_splits_is_refused() -> None:
 @pytest.mark.parametrize("y", [Y.to(torch.uint8), torch.full((4, 2), 0.5)])
 def test_whatever_cross_entropy_takes_is_a_target(y: Tensor) -> None:
     torch.nn.functional.cross_entropy(torch.zeros(4, 2), y)
-    splits = dict.fromkeys(("train", "validation", "test"), (X, y))
+    splits = dict.fromkeys(("train", "validation", "test"), (X, Y)) | {"train": (X, y)}
     SupervisedProblem((3,), 2, lambda: splits).check_data()
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+@pytest.mark.parametrize("loss", [torch.nn.functional.mse_loss, cross_entropy])
+def test_targets_that_are_no_class_numbers_want_a_score_of_their_own(name: str, loss: Any) -> None:
+    splits = dict.fromkeys(("train", "validation", "test"), (X, Y)) | {name: (X, torch.ones(4, 2))}
+    with pytest.raises(UsageError, match=f"'{name}' has targets of shape .*score=..., metric="):
+        SupervisedProblem((3,), 2, lambda: splits, loss=loss).check_data()
+    SupervisedProblem((3,), 2, lambda: splits, loss=loss, score=lambda *_: 1.0).check_data()
 
 
 def test_a_loss_of_ones_own_takes_what_targets_it_will() -> None:

@@ -47,24 +47,38 @@ def run(arguments: argparse.Namespace) -> int:
     for one in prepared:
         plan.next_round(one.task, one.D, {})  # refuses what does not fit
     if arguments.dry_run:
-        return _dry_run(arguments.store, prepared, plan)
+        return _dry_run(arguments.store, prepared, plan, as_json=arguments.json)
     return _measure(arguments, list(zip(prepared, devices, strict=True)), settings, plan)
 
 
-def _dry_run(path: Path, prepared: Sequence[Prepared], plan: Plan) -> int:
+def _dry_run(path: Path, prepared: Sequence[Prepared], plan: Plan, *, as_json: bool) -> int:
     """Say what would run next after what the store holds; a missing one holds nothing."""
     with Store(path, read_only=True) as store:
-        for one in prepared:
-            outcomes = store.outcomes(study_identity(one.task))
-            known = len(relevant(one.task, one.D, outcomes))  # a store keeps every lr rule's
-            where = one.task, one.D, outcomes
-            if stop := plan.stop_reason(*where):
-                what = f"done: {stop.reason}"
-            else:
-                next_ones = enumerated([describe(r) for r in plan.next_round(*where)])
-                what = f"not done: {plan.lacking(*where)}; next: {next_ones}"
-            print(f"{one.task.name}: D = {one.D}; {known} trials in {path}; {what}")
+        found = [_outlook(one, store, plan) for one in prepared]
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return 0
+    for task in found:
+        ended = f"done: {task['done']}"
+        ahead = f"not done: {task['lacking']}; next: {enumerated(task['next'])}"
+        what = ended if task["done"] else ahead
+        print(f"{task['task']}: D = {task['D']}; {task['trials']} trials in {path}; {what}")
     return 0
+
+
+def _outlook(one: Prepared, store: Store, plan: Plan) -> dict[str, Any]:
+    """Why a task is done, or what it lacks and the trials of its next round."""
+    outcomes = store.outcomes(study_identity(one.task))
+    where = one.task, one.D, outcomes
+    stop = plan.stop_reason(*where)
+    return {
+        "task": one.task.name,
+        "D": one.D,
+        "trials": len(relevant(one.task, one.D, outcomes)),  # a store keeps every lr rule's
+        "done": stop.reason if stop else None,
+        "lacking": plan.lacking(*where),
+        "next": [describe(request) for request in plan.next_round(*where)],
+    }
 
 
 def given_settings(arguments: argparse.Namespace) -> list[str]:
@@ -191,14 +205,11 @@ def _exit_code(
         progress.warn(str(error))
     if complete and errors:
         raise errors[-1]
-    if not complete:
-        why = "interrupted" if caught else "out of --max-hours"
-        progress.warn(f"{why}; the same command resumes: {command_line()}")
-    if caught:
-        return 128 + caught[0]
-    if not complete:
-        return os.EX_TEMPFAIL  # 75, of sysexits.h: try again later
-    return 1 if failed else 0
+    if complete:  # a signal in the last training asked for nothing that was left
+        return 1 if failed else 0
+    why = "interrupted" if caught else "out of --max-hours"
+    progress.warn(f"{why}; the same command resumes: {command_line()}")
+    return 128 + caught[0] if caught else os.EX_TEMPFAIL  # 75, of sysexits.h: try again later
 
 
 def command_line() -> str:
