@@ -246,7 +246,7 @@ def test_preparing_leaves_the_observations_as_they_were() -> None:
         ("CartPole-v7", {}, UsageError, "versioned environments"),
         ("nowhere:Thing-v0", {}, UsageError, "No module named 'nowhere'"),
         ("CartPole-v1", {"env_kwargs": {"gravity_": 1}}, UsageError, "gravity_"),
-        ("Blackjack-v1", {}, UsageError, "needs a Box"),
+        ("Blackjack-v1", {}, UsageError, "no step limit"),
         ("CartPole-v1", {"observations": "unit"}, UsageError, "no bounds"),
     ],
 )
