@@ -53,7 +53,10 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"bench: {error}", file=sys.stderr)
         return ResourceError.exit_code
     except KeyboardInterrupt as error:  # of `verbs.run`, with the number of its signal
-        print("bench: interrupted; nothing is lost, and the same command goes on", file=sys.stderr)
+        print(
+            "bench: interrupted; no finished trial is lost, the same command goes on",
+            file=sys.stderr,
+        )
         return 128 + next(iter(error.args), signal.SIGINT)
 
 

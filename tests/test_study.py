@@ -170,7 +170,7 @@ def test_sigterm_twice_ends_at_once_and_is_told_from_ctrl_c(tmp_path: Path) -> N
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert err.splitlines()[-1].startswith("bench: interrupted; nothing is lost")
+    assert err.splitlines()[-1].startswith("bench: interrupted; no finished trial is lost")
 
 
 def test_a_signal_in_the_last_training_leaves_a_run_done(
