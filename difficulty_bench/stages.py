@@ -74,11 +74,11 @@ class Stages:
 
     def unasked(self, dims: Iterable[int]) -> list[Request]:
         """A trial at each of `dims`, of the smallest seed of which no outcome is known."""
-        requests: list[Request] = []
+        requests, taken = list[Request](), set(self.outcomes)
         for d in dims:
-            taken = self.outcomes.keys() | set(requests)
             seeds = (self._of(d, seed) for seed in itertools.count())
             requests.append(next(request for request in seeds if request not in taken))
+            taken.add(requests[-1])
         return requests
 
     def first_section(self) -> list[int]:

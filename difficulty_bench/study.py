@@ -135,8 +135,8 @@ def run_study(
     """
     task, study = prepared.task, study_identity(prepared.task)
     if runtime.checkpoint_dir is not None:  # a run may be killed once a result is stored
-        known = [Trial(task, request).identity for request in store.outcomes(study)]
-        discard_checkpoints(runtime.checkpoint_dir, known)
+        stored = [result.identity for result in store.results(study)]
+        discard_checkpoints(runtime.checkpoint_dir, stored)
     while requests := plan.next_round(task, prepared.D, store.outcomes(study)):
         who.asked(task, requests)
         try:

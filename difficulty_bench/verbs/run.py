@@ -70,14 +70,15 @@ def _outlook(one: Prepared, store: Store, plan: Plan) -> dict[str, Any]:
     """Why a task is done, or what it lacks and the trials of its next round."""
     outcomes = store.outcomes(study_identity(one.task))
     where = one.task, one.D, outcomes
-    stop = plan.stop_reason(*where)
+    ahead = plan.next_round(*where)
+    stop = None if ahead else plan.stop_reason(*where)
     return {
         "task": one.task.name,
         "D": one.D,
         "trials": len(relevant(one.task, one.D, outcomes)),  # a store keeps every lr rule's
         "done": stop.reason if stop else None,
-        "lacking": plan.lacking(*where),
-        "next": [describe(request) for request in plan.next_round(*where)],
+        "lacking": plan.lacking(*where) if ahead else None,
+        "next": [describe(request) for request in ahead],
     }
 
 
