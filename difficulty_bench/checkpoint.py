@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -51,6 +52,11 @@ class Checkpoint:
         """The curve's newest points."""
         return {name: value for step, name, value in self.curve if step == self.curve[-1][0]}
 
+    def facts(self) -> dict[str, Any]:
+        """What `progress` says, for a program to read."""
+        elapsed_s = round(self.elapsed_s, 3)
+        return {"steps": self.steps, "elapsed_s": elapsed_s, "values": self.values}
+
     def progress(self) -> str:
         """How far, how long, how good."""
         values = [f", {name} {value:.4g}" for name, value in self.values.items()]
@@ -92,14 +98,11 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
             raise TypeError("study")
         if request is not None:  # what is none has no identity
             check_request(request)
-        return Checkpoint(
-            study=study,
-            request=request,
-            steps=int(saved["steps"]),
-            elapsed_s=float(saved["elapsed_s"]),
-            curve=[(int(s), str(n), float(v)) for s, n, v in saved["curve"]],
-            state=state,
-        )
+        elapsed_s = float(saved["elapsed_s"])
+        curve = [(int(s), str(n), float(v)) for s, n, v in saved["curve"]]
+        if not all(math.isfinite(value) for value in (elapsed_s, *(v for _, _, v in curve))):
+            raise ValueError("a time or a point of its curve is not finite")
+        return Checkpoint(study, request, int(saved["steps"]), elapsed_s, curve, state)
     except OSError:
         raise
     except UnpicklingError:  # torch's words advise to let the file run code

@@ -115,7 +115,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show a traceback for an error")
+    common.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error or of a failed trial"
+    )
     stored = argparse.ArgumentParser(add_help=False)
     stored.add_argument(
         "--store", type=Path, default=DEFAULT_STORE, metavar="PATH", help="default: %(default)s"
@@ -139,7 +141,9 @@ def build_parser() -> argparse.ArgumentParser:
         verb.set_defaults(handler=handler)
         return verb
 
-    add("list", "look:list_tasks", "tasks: paradigm, network, D, data present?, last result")
+    listed = add(
+        "list", "look:list_tasks", "tasks: paradigm, network, D, data present?, last result"
+    )
     _add_run(add("run", "run:run", "measure: baseline, search, interval; resumes if interrupted"))
     _add_report(add("report", "exchange:report", "regenerate the difficulty tables and plots"))
     _add_results(add("results", "exchange:results", "finished trials as JSON lines", (stored,)))
@@ -147,7 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
     study.add_argument("action", choices=["export", "import"])
     study.add_argument("file", type=Path, metavar="FILE")
     _add_task(study)
-    add(
+    status = add(
         "status",
         "look:status",
         "what has run, what is under way or interrupted, what failed, what it cost",
@@ -156,6 +160,8 @@ def build_parser() -> argparse.ArgumentParser:
     show = add("show", "look:show", "a task in full, and what was measured of it")
     show.add_argument("task")
     _add_settings(show)
+    for verb in (listed, status, show):
+        verb.add_argument("--json", action="store_true", help="as JSON on stdout")
     export = add("export", "solutions:export", "write a trial's solution: seed and d numbers")
     export.add_argument("trial", help="its identity or the start of it, as `bench show` lists it")
     export.add_argument("file", type=Path, metavar="FILE")

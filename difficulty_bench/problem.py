@@ -214,9 +214,14 @@ class EnvironmentProblem(Problem):
     metric = "episodic_return"
 
     @property
-    def faster_on_gpu(self) -> bool:
-        """Only from images (C, H, W), as SB3 advises: smaller policies wait for their launches."""
+    def sees_images(self) -> bool:
+        """Whether observations are images (C, H, W)."""
         return len(self.input_shape) == 3
+
+    @property
+    def faster_on_gpu(self) -> bool:
+        """Only from images, as SB3 advises: smaller policies wait for their launches."""
+        return self.sees_images
 
     @abstractmethod
     def make_envs(self, num_envs: int, seed: int) -> gym.vector.VectorEnv:

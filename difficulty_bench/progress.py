@@ -120,9 +120,7 @@ class Progress:
     def _under_way(self, identity: str, checkpoint: Checkpoint) -> None:
         request = self._open[identity]
         if self._json:
-            how = {"elapsed_s": round(checkpoint.elapsed_s, 3), "values": checkpoint.values}
-            where = {"task": self._task, **asdict(request), "steps": checkpoint.steps}
-            self._event("under_way", **where, **how)
+            self._event("under_way", task=self._task, **asdict(request), **checkpoint.facts())
             return
         far = harmless(checkpoint.progress())  # of a file that may be another's
         if self._is_live():

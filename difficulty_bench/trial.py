@@ -74,6 +74,7 @@ class Runtime:
     deadline: float | None = None  # time.time() at which to checkpoint and stop
     checkpoint_dir: Path | None = None
     command: str = ""
+    debug: bool = False  # print the traceback of whatever fails in learning
     stop: Any = field(default=None, compare=False)  # a threading or multiprocessing Event
 
     def must_stop(self) -> bool:
@@ -150,6 +151,8 @@ class Training:
         except (Exception, SystemExit) as error:  # a learner that exits has not trained
             check_machine(self.trial, error)
             self.context.check_restored(error)
+            if self.runtime.debug:
+                traceback.print_exception(error)
             state, reason = "failed", described(error)
         return self._result(state, reason, evaluation, share)
 

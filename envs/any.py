@@ -24,7 +24,7 @@ from .evaluation import episode_returns
 
 FLOOR_SEED = 0
 # An Atari episode costs about a second. Of 100 episodes of LunarLander the mean is known to 10.
-FLOOR_EPISODES = {"vector": 100, "image": 10}
+FLOOR_EPISODES, FLOOR_EPISODES_OF_IMAGES = 100, 10
 Entry = dict[str, Any]
 
 
@@ -52,8 +52,9 @@ def measure(
     and search range; None where the agent has nothing for them. Images are arrays of three axes,
     channels first. `continuous` says whether the agent can take continuous actions. `given` are the
     task's keys that need no measuring. A `reward_threshold` of Gymnasium's is of the environment as
-    it is registered, and is none where `env_kwargs` change it. Raise UsageError for a problem
-    without episodes, spaces that do not fit the agent, and as `random_return` does.
+    it is registered, and is none where `env_kwargs` change more than a missing step limit. Raise
+    UsageError for a problem without episodes, spaces that do not fit the agent, and as
+    `random_return` does.
     """
     if not isinstance(problem, EnvironmentProblem):
         raise UsageError(
@@ -75,17 +76,13 @@ def _template(
             f"{problem.id}: actions are continuous, and this agent chooses among discrete ones; "
             "use --agent ppo"
         )
-    template = {"image": image, "vector": vector}[_kind(problem)]
+    template = image if problem.sees_images else vector
     if template is None:
         raise UsageError(
             f"{problem.id}: observations are images of shape {problem.input_shape}, and this agent "
             "has no network for images; use --agent ppo or es"
         )
     return template
-
-
-def _kind(problem: Problem) -> str:
-    return "image" if len(problem.input_shape) == 3 else "vector"
 
 
 def _scale(problem: EnvironmentProblem) -> Entry:
@@ -103,27 +100,30 @@ def _scores(problem: EnvironmentProblem, given: Collection[str]) -> Entry:
     threshold = spec.reward_threshold if spec else None
     changes = problem.env_kwargs if isinstance(problem, control.ControlProblem) else {}
     changed = ", ".join(f"{key}={value}" for key, value in changes.items())
+    # a limit where none was declared makes it measurable, not another environment
+    limited = {"max_episode_steps"} if spec and spec.max_episode_steps is None else set[str]()
+    another = bool(changes.keys() - limited)
     found: Entry = {
         "description": f"{problem.id} {f'with {changed}' if changed else 'as Gymnasium has it'}",
-        "threshold_global": None if threshold is None or changed else float(threshold),
+        "threshold_global": None if threshold is None or another else float(threshold),
     }
     notes = ["Derived from the environment's id."]
     if "floor" not in given:
-        episodes = FLOOR_EPISODES[_kind(problem)]
+        episodes = FLOOR_EPISODES_OF_IMAGES if problem.sees_images else FLOOR_EPISODES
         found["floor"] = random_return(problem, episodes)
         notes.append(
             f"Floor: mean return of a uniformly random policy{f' with {changed}' * bool(changed)}, "
             f"{episodes} episodes of seed {FLOOR_SEED}."
         )
     if "threshold_global" not in given:
-        notes.append(f"Global threshold: {_threshold_said(threshold, bool(changed))}.")
+        notes.append(f"Global threshold: {_threshold_said(threshold, another)}.")
     return {**found, "notes": " ".join(notes)}
 
 
-def _threshold_said(threshold: float | None, changed: bool) -> str:
+def _threshold_said(threshold: float | None, another: bool) -> str:
     if threshold is None:
         return "none declared by Gymnasium"
-    if changed:
+    if another:
         return (
             f"none, for Gymnasium's reward_threshold {threshold:g} is of the unchanged environment"
         )

@@ -153,7 +153,7 @@ class PayingArray(Paying):
 BROKEN = [Single, InitRaises, ResetRaises, StepRaises, OldApi, Paying, PayingNan, PayingArray]
 for made in (Chain, Raised, Narrow, Whole, Pixels, Viewed, Listed, *BROKEN):
     gym.register(f"test/{made.__name__}-v0", made, reward_threshold=9.5, max_episode_steps=20)
-gym.register("test/Endless-v0", Endless)
+gym.register("test/Endless-v0", Endless, reward_threshold=5)
 
 
 def test_an_id_is_a_task() -> None:
@@ -398,6 +398,7 @@ def test_an_environment_without_a_step_limit_is_refused_before_training(
     assert "\n" not in str(caught.value)
     given = Registry().get("ppo@test/Endless-v0", ["problem.env_kwargs.max_episode_steps=7"])
     assert given.floor == 0
+    assert given.threshold_global == 5  # a limit where there was none leaves it what it was
 
 
 def test_a_study_of_an_id_is_measured_resumed_and_shown(

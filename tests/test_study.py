@@ -26,7 +26,7 @@ from difficulty_bench import progress as progress_module
 from difficulty_bench.checkpoint import Checkpoint, checkpoint_folder, checkpoint_path
 from difficulty_bench.cli import main
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
-from difficulty_bench.errors import BenchError, ResourceError, UsageError
+from difficulty_bench.errors import BenchError, ResourceError, StudyError, UsageError
 from difficulty_bench.problem import Problem, SupervisedProblem
 from difficulty_bench.progress import Progress
 from difficulty_bench.registry import Registry, Task
@@ -230,6 +230,18 @@ def test_a_failed_trial_exits_with_1_and_stays_in_the_table(tmp_path: Path) -> N
     again = bench("run", "--tasks", str(TINY), "--task", "tiny-broken", cwd=tmp_path)
     assert again.returncode == 1  # a script that repeats a command must hear of it at the end
     assert "the learner broke" not in again.stderr
+
+
+def test_debug_shows_where_a_trial_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--tasks", str(TINY), "--task", "tiny-broken", "--d", "2", "--workers", "1"]
+    with pytest.raises(StudyError, match="5 of 5 baseline trials failed"):
+        main([*words, "--debug", "--store", str(tmp_path / "bench.sqlite")])
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "in misbehave" in said
+    assert "RuntimeError: the learner broke" in said
 
 
 @pytest.mark.parametrize(
@@ -631,6 +643,10 @@ def test_the_list_has_what_was_measured_with_other_settings(
     capsys.readouterr()
     assert main(["list", *store]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tiny ")]
+    assert main(["list", *store, "--json"]) == 0
+    plain, other = [t for t in json.loads(capsys.readouterr().out) if t["task"] == "tiny"]
+    assert (plain["settings"], plain["data"], plain["last"]) == ([], "present", None)
+    assert (other["settings"], other["last"]["n_trials"]) == (["agent.epochs=2"], 4)
     assert [line.rstrip().endswith(" -") for line in lines] == [True, False]
     assert lines[1].startswith("tiny agent.epochs=2 ")
     assert main(["show", "tiny", *store]) == 0
@@ -638,6 +654,11 @@ def test_the_list_has_what_was_measured_with_other_settings(
     assert last == "also here, of version 1: bench show tiny --set agent.epochs=2"
     assert main(["show", "tiny", *store, "--set", "agent.epochs=2"]) == 0
     assert "also here" not in capsys.readouterr().out
+    assert main(["show", "tiny", *store, "--set", "agent.epochs=2", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["task"]["agent"]["epochs"], shown["rows"]) == (2, [other["last"]])
+    assert [trial["d"] for trial in shown["trials"]] == [0, 0, 0, 2]
+    assert shown["study"] == other["last"]["study"]
 
 
 @pytest.mark.parametrize(

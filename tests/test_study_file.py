@@ -228,6 +228,12 @@ def test_status_tells_of_trials_that_have_begun(
     assert "  under way: trial d=100 seed 1, step 1,234 after 1 s, loss 0.5\n" in said
     assert "  under way: baseline native seed 2, step 5 after 1 s, loss 0.5; nothing saved" in said
     assert said.count("under way") == interrupted.count("interrupted") == 2
+    assert main(["status", "--store", str(path), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["study"], row["under_way"]) == (OF.study, False)
+    waiting = {"role": "trial", "d": 100, "seed": 1, "lr_scale": 1.0, "starts_again": False}
+    assert waiting | {"steps": 1234, "elapsed_s": 1.0, "values": {"loss": 0.5}} in row["begun"]
+    assert [one["starts_again"] for one in row["begun"]].count(True) == 1
 
 
 def test_a_disk_that_takes_no_checkpoint_is_not_the_file_s_fault(

@@ -7,16 +7,19 @@ import json
 import shlex
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import checkpoint_folder, checkpoints
+from ..checkpoint import Checkpoint, checkpoint_folder, checkpoints
 from ..cli import DEFAULT_STORE
 from ..errors import BenchError, ResourceError
 from ..outputs import harmless
 from ..problem import count_parameters
-from ..registry import Registry, Task
+from ..registry import Registry
 from ..report import d_int90_text, rows
+from ..result_lines import TrialLine
 from ..results import describe
 from ..sqlite_file import WriterLock
 from ..store import Store
@@ -41,26 +44,19 @@ def list_tasks(arguments: argparse.Namespace) -> int:
     After the registry's come those that only the store knows: derived ones, those of files that
     are not given now, and whatever was measured with other settings.
     """
-    registry = Registry(arguments.tasks)
-    measured = _measured(arguments)
-    last = {(row["study"], row["lr_rule"]): d_int90_text(row) for row in measured}
-    listed = set[tuple[str, str]]()
+    listed = _listed(Registry(arguments.tasks), _measured(arguments))
+    if arguments.json:
+        _print_json(list(listed))
+        return 0
     _print_task("task", "paradigm", "network", "D", "data", "last d_int90 [95%]")
-    for name in registry.names():
-        try:
-            task = registry.get(name)
-            size, data = _size_and_data(task)
-        except BenchError as error:
-            print(f"{name:28} unusable: {error}")
+    for one in listed:
+        if one["unusable"]:
+            print(f"{one['task']:28} unusable: {one['unusable']}")
             continue
-        network = task.network.entry_point.partition(":")[2]
-        listed.add(key := (study_identity(task), task.lr_rule))
-        _print_task(name, task.paradigm, network, size, data, last.get(key, "-"))
-    for row in measured:
-        if (row["study"], row["lr_rule"]) not in listed:
-            network = row["network"].partition("(")[0].rpartition(".")[2]
-            size, name = f"{row['D']:,}", harmless(" ".join([row["task"], *row["settings"]]))
-            _print_task(name, row["paradigm"], network, size, "-", d_int90_text(row))
+        name = harmless(" ".join([one["task"], *one["settings"]]))
+        last = d_int90_text(one["last"]) if one["last"] else "-"
+        data = one["data"] or "-"
+        _print_task(name, one["paradigm"], one["network"], f"{one['D']:,}", data, last)
     return 0
 
 
@@ -68,10 +64,8 @@ def _print_task(name: str, paradigm: str, network: str, D: str, data: str, last:
     print(f"{name:28} {paradigm:14} {network:12} {D:>9}  {data:8} {last}")
 
 
-def _size_and_data(task: Task) -> tuple[str, str]:
-    problem = task.problem()
-    D = count_parameters(build_network(task, problem, seed=0))
-    return f"{D:,}", "present" if task.problem.missing(problem) is None else "missing"
+def _key(row: dict[str, Any]) -> tuple[str, str]:
+    return row["study"], row["lr_rule"]
 
 
 def _measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -79,37 +73,93 @@ def _measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         return rows(store)
 
 
+def _listed(registry: Registry, measured: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One by one: to build them all takes seconds."""
+    left = {_key(row): row for row in measured}
+    for name in registry.names():
+        yield (one := _registered(registry, name, left))
+        if one["last"]:
+            del left[_key(one["last"])]
+    for row in left.values():
+        yield {
+            **{key: row[key] for key in ("task", "settings", "paradigm", "D")},
+            "network": row["network"].partition("(")[0].rpartition(".")[2],
+            "data": None,
+            "unusable": None,
+            "last": row,
+        }
+
+
+def _registered(
+    registry: Registry, name: str, last: dict[tuple[str, str], dict[str, Any]]
+) -> dict[str, Any]:
+    """`data` is `present` or `missing`; `last` the row of what was measured, None without one."""
+    one: dict[str, Any] = dict.fromkeys(
+        ("task", "settings", "paradigm", "network", "D", "data", "unusable", "last")
+    )
+    one |= {"task": name, "settings": []}
+    try:
+        task = registry.get(name)
+        problem = task.problem()
+        D = count_parameters(build_network(task, problem, seed=0))
+        missing = task.problem.missing(problem)
+    except BenchError as error:
+        return one | {"unusable": str(error)}
+    return one | {
+        "paradigm": task.paradigm,
+        "network": task.network.entry_point.partition(":")[2],
+        "D": D,
+        "data": "present" if missing is None else "missing",
+        "last": last.get((study_identity(task), task.lr_rule)),
+    }
+
+
 def status(arguments: argparse.Namespace) -> int:
     """Per row of the report: its trials by state, those begun, cost, what is known."""
     with Store(store_to_read(arguments), read_only=True) as store:
         measured, begun = rows(store), _begun(store)
-        how = "under way" if WriterLock.is_held(store.path) else "interrupted"
-        if not measured:
-            print(f"{arguments.store}: nothing measured yet")
-        for row in measured:
-            states = Counter(complete=row["n_trials"] - row["n_failed"])
-            for failure in row["failures"]:
-                states[failure["state"]] += failure["n"]
-            counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()) if n)
-            settings = harmless(" ".join(row["settings"]))
-            print(f"{row['task']} {settings}".rstrip())
-            print(f"  {counts or 'no trials yet'}; {row['compute_s']:.0f} s in all")
-            for one in begun.get(row["study"], ()):
-                print(f"  {how}: {harmless(one)}")
-            print(f"  d_int90 {d_int90_text(row)}")
+        held = WriterLock.is_held(store.path)
+    if arguments.json:
+        of = {study: [_begun_facts(one) for one in ones] for study, ones in begun.items()}
+        _print_json(
+            [{**row, "begun": of.get(row["study"], []), "under_way": held} for row in measured]
+        )
+        return 0
+    if not measured:
+        print(f"{arguments.store}: nothing measured yet")
+    for row in measured:
+        states = Counter(complete=row["n_trials"] - row["n_failed"])
+        for failure in row["failures"]:
+            states[failure["state"]] += failure["n"]
+        counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()) if n)
+        settings = harmless(" ".join(row["settings"]))
+        print(f"{row['task']} {settings}".rstrip())
+        print(f"  {counts or 'no trials yet'}; {row['compute_s']:.0f} s in all")
+        for one in begun.get(row["study"], ()):
+            print(f"  {'under way' if held else 'interrupted'}: {_begun_text(one)}")
+        print(f"  d_int90 {d_int90_text(row)}")
     return 0
 
 
-def _begun(store: Store) -> dict[str, list[str]]:
-    """By study, the trials without an end that have a checkpoint: how far, how long, how good."""
-    found: dict[str, list[str]] = defaultdict(list)
+def _begun(store: Store) -> dict[str, list[Checkpoint]]:
+    """By study, the checkpoints of trials without an end."""
+    found: dict[str, list[Checkpoint]] = defaultdict(list)
     for _, one in checkpoints(checkpoint_folder(store.path), _warn):
-        if one.study and one.request and one.identity and not store.find(one.identity):
-            again = (
-                "" if one.state is not None else "; nothing saved to go on from, so it starts again"
-            )
-            found[one.study].append(f"{describe(one.request)}, {one.progress()}{again}")
+        if one.study and one.identity and not store.find(one.identity):
+            found[one.study].append(one)
     return found
+
+
+def _begun_text(one: Checkpoint) -> str:
+    """How far, how long, how good."""
+    assert one.request is not None  # it has an identity
+    again = "" if one.state is not None else "; nothing saved to go on from, so it starts again"
+    return harmless(f"{describe(one.request)}, {one.progress()}{again}")
+
+
+def _begun_facts(one: Checkpoint) -> dict[str, Any]:
+    assert one.request is not None
+    return {**asdict(one.request), **one.facts(), "starts_again": one.state is None}
 
 
 def _warn(line: str) -> None:
@@ -120,23 +170,32 @@ def show(arguments: argparse.Namespace) -> int:
     """The task as it would run, every default filled in, then its trials and d_int90."""
     task = Registry(arguments.tasks).get(arguments.task, given_settings(arguments))
     study = study_identity(task)
-    content = task.model_dump(mode="json", by_alias=True, exclude_none=True)
-    print(json.dumps(content | task.definition(), indent=1))
+    content = task.model_dump(mode="json", by_alias=True, exclude_none=True) | task.definition()
     with Store(store_to_read(arguments), read_only=True) as store:
-        for result in store.results(study):
-            end = (
-                f"{result.score:.6g}" if result.score is not None else harmless(f"{result.reason}")
-            )
-            rate = f"lr x{result.request.lr_scale:g}"  # trials of every lr rule are here
-            what = f"{describe(result.request):32} {rate:12} {result.state:10} {end}"
-            print(f"{result.identity[:12]}  {what}")
-        for row in rows(store, [study]):
-            print(f"d_int90 with lr rule {row['lr_rule']}: {d_int90_text(row)}")
-        for reading in store.studies():
-            if reading.task.name == task.name and reading.study != study:
-                words = ["bench", "show", task.name]
-                words += [word for setting in reading.settings for word in ("--set", setting)]
-                print(
-                    f"also here, of version {reading.task.version}: {harmless(shlex.join(words))}"
-                )
+        results, measured = store.results(study), rows(store, [study])
+        others = [
+            reading
+            for reading in store.studies()
+            if reading.task.name == task.name and reading.study != study
+        ]
+    if arguments.json:
+        trials = [TrialLine.of(result).model_dump(mode="json") for result in results]
+        _print_json({"task": content, "study": study, "trials": trials, "rows": measured})
+        return 0
+    print(json.dumps(content, indent=1))
+    for result in results:
+        end = f"{result.score:.6g}" if result.score is not None else harmless(f"{result.reason}")
+        rate = f"lr x{result.request.lr_scale:g}"  # trials of every lr rule are here
+        what = f"{describe(result.request):32} {rate:12} {result.state:10} {end}"
+        print(f"{result.identity[:12]}  {what}")
+    for row in measured:
+        print(f"d_int90 with lr rule {row['lr_rule']}: {d_int90_text(row)}")
+    for reading in others:
+        words = ["bench", "show", task.name]
+        words += [word for setting in reading.settings for word in ("--set", setting)]
+        print(f"also here, of version {reading.task.version}: {harmless(shlex.join(words))}")
     return 0
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=1, allow_nan=False))

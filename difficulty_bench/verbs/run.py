@@ -131,6 +131,7 @@ def _measure(
         deadline=time.time() + 3600 * hours if hours else None,
         checkpoint_dir=folder,
         command=recorded(command_line()),
+        debug=arguments.debug,
     )
     workers = arguments.workers
     if workers is None and not arguments.ray:
