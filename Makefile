@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+SIDE_BY_SIDE := -n auto --dist worksteal
 TASK ?= cartpole
 
 .PHONY: run test test-slow check format
@@ -15,7 +16,7 @@ run: $(VENV)/installed
 	$(BIN)/bench run --task $(TASK)
 
 test: $(VENV)/installed
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 test-slow: $(VENV)/installed
 	$(BIN)/pytest -m slow
@@ -24,7 +25,7 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .
