@@ -247,7 +247,8 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     side.add_argument(
         "--ray", metavar="ADDRESS",
-        help="on a Ray cluster, a trial to a core: HOST:PORT of its head, auto, or local",
+        help="on a Ray cluster, a trial to a core: HOST:PORT of its head, auto, or local; what its "
+        "workers print, tracebacks of --debug too, is in Ray's logs",
     )  # fmt: skip
     side.add_argument(
         "--batch-trials", dest="batch", type=batch, metavar="K",
