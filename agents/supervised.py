@@ -52,11 +52,9 @@ def train(
 
     Raise UsageError for a problem without data sets, and for `lbfgs` with batches or `l2`.
     """
-    data = train_check(problem)
+    data = train_check(problem, optimizer=optimizer, batch_size=batch_size, l2=l2)
     x, y = (tensor.to(context.device) for tensor in data.training_pair(context.split))
     rows = min(batch_size or len(x), len(x))
-    if optimizer == "lbfgs" and (rows < len(x) or l2):
-        raise UsageError("agent.optimizer 'lbfgs' needs batch_size null and l2 0; set both")
     inner, options = OPTIMIZERS[optimizer](betas, momentum)
     stepper = context.optimizer(network.parameters(), inner, lr=learning_rate, **options)
     captures = optimizer != "lbfgs" and repeats(data, network, context.device)
@@ -70,13 +68,17 @@ def train(
             run.finish_epoch(evaluate_every)
 
 
-def train_check(problem: Problem, **parameters: Any) -> SupervisedProblem:
-    """Raise UsageError for a problem without data sets."""
+def train_check(
+    problem: Problem, *, optimizer: str, batch_size: int | None, l2: float, **others: Any
+) -> SupervisedProblem:
+    """Raise UsageError for a problem without data sets, and for `lbfgs` with batches or `l2`."""
     if not isinstance(problem, SupervisedProblem):
         raise UsageError(
             "agent 'agents.supervised:train' learns from data sets (SupervisedProblem), not "
             f"{type(problem).__name__}; use an agent that acts, such as 'agents.sb3:ppo'"
         )
+    if optimizer == "lbfgs" and (batch_size or l2):
+        raise UsageError("agent.optimizer 'lbfgs' needs batch_size null and l2 0; set both")
     return problem
 
 

@@ -28,7 +28,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from measuring import parse, write
+from measuring import command_line, parse, write
 
 from agents import captured
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
@@ -137,7 +137,7 @@ def main() -> None:
     )
     given = parse(parser)
     sizes = given.sizes or SIZES[given.device]
-    command = " ".join(["python", "benchmarks/batch_speed.py", *sys.argv[1:]])
+    command = command_line()
     on_gpu = given.device == "cuda"
     device = {"device": torch.cuda.get_device_name() if on_gpu else "cpu"}
     load = {"load when it began": f"{os.getloadavg()[0]:.1f}"}

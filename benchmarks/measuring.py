@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -119,6 +120,11 @@ def write(options: argparse.Namespace, name: str, page: str, found: dict[str, An
     file = options.out / (f"{name}_cuda" if options.device == "cuda" else name)
     file.with_suffix(".md").write_text(page, encoding="utf-8")
     file.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def command_line() -> str:
+    """As it was typed."""
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def hardware(device: str) -> dict[str, str]:

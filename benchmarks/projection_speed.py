@@ -22,7 +22,7 @@ from typing import Any
 
 import peers
 import torch
-from measuring import Clock, Peak, alone, hardware, memory_bytes, parse, write
+from measuring import Clock, Peak, alone, command_line, hardware, memory_bytes, parse, write
 from peers import PEERS, Cost, Peer
 from projection_page import Row, line, markdown, peer_line
 from threadpoolctl import threadpool_limits
@@ -34,9 +34,9 @@ from difficulty_bench.projection.implicit import KEEP_BYTES, Implicit
 
 SIZES = (40_000, 200_000, 1_000_000, 10_000_000)
 DIMENSIONS = (100, 1_000, 10_000)
-MOST_DRAWING = 10  # times what a product may take
-MOST_DRAWN = 10**8  # entries of P in a product of torch's code on a GPU, where it is the fallback
-MOST_CAPTURED_S = 0.1  # a slower one is some 10^4 kernels or more, too many nodes for a graph
+MAX_DRAWING = 10  # times what a product may take
+MAX_DRAWN = 10**8  # entries of P in a product of torch's code on a GPU, where it is the fallback
+MAX_CAPTURED_S = 0.1  # a slower one is some 10^4 kernels or more, too many nodes for a graph
 
 
 def cost(name: str, D: int, d: int, on_kernels: bool) -> Cost:
@@ -54,7 +54,7 @@ def reason_to_skip(cost: Cost, device: str, memory: int, most_s: float) -> str |
     """Why a case is not measured, or None."""
     if cost.peak_bytes > memory // 2:
         return f"needs {cost.peak_bytes / 1e9:.0f} GB"
-    if cost.draw_s > MOST_DRAWING * most_s:
+    if cost.draw_s > MAX_DRAWING * most_s:
         return f"drawing takes {cost.draw_s:.0f} s"
     if device == "cpu" and cost.product_s > most_s:
         return f"a product takes about {cost.product_s:.0f} s"
@@ -82,7 +82,7 @@ def measure(name: str, D: int, d: int, clock: Clock) -> Row:
     row: Row = {}
     for key, product in products.items():
         row[f"{key}_s"] = clock.time(product)
-        slow = row[f"{key}_s"] > MOST_CAPTURED_S
+        slow = row[f"{key}_s"] > MAX_CAPTURED_S
         row[f"{key}_graph_s"] = None if slow else clock.replayed(product)
     row["up_bytes"], row["down_bytes"] = least_bytes(P, kernels.apply_to(z))
     return {**row, "held_bytes": P.nbytes, "peak_bytes": peak.bytes()}
@@ -122,7 +122,7 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
         limits = clock.device, memory, options.most
         why = reason_to_skip(cost(name, D, d, code == "triton"), *limits)
         if clock.cuda and code == "torch" and name in ("gaussian", "rademacher"):
-            why = why or ("drawn in torch: many seconds" if D * d > MOST_DRAWN else None)
+            why = why or ("drawn in torch: many seconds" if D * d > MAX_DRAWN else None)
         yield row | measured(why, measure, name, D, d, clock)
         for kind in (kind for kind in PEERS if kind.family == name and code == "torch"):
             row = {"D": D, "d": d, "projection": name, "peer": kind.title, "lengths": kind.lengths}
@@ -162,9 +162,7 @@ def main() -> int:
     torch.set_num_threads(1)
     found = rows(options)
     about: Row = {
-        "command": "python benchmarks/projection_speed.py"
-        + (f" --device {options.device}" if options.device != "cpu" else "")
-        + (" --quick" if options.quick else ""),
+        "command": command_line(),
         "device": options.device,
         "hardware": hardware(options.device),
         "peers": peers.versions(),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import sys
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +24,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from measuring import parse, write
+from measuring import command_line, parse, write
 
 from difficulty_bench.context import TrialContext
 from difficulty_bench.cpu import keep_freed_memory, share_cores, use_one_thread
@@ -217,11 +217,9 @@ def markdown(rows: list[dict[str, Any]], facts: dict[str, str]) -> str:
 
 
 def machine(device: str) -> dict[str, str]:
-    command = " ".join(["python", "benchmarks/rl_speed.py", *sys.argv[1:]])
-    with open("/proc/loadavg", encoding="ascii") as file:
-        load = file.read().split()[0]
+    load = f"{os.getloadavg()[0]:.2f}"
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    return {**describe_environment(command), "load": load, "device": name}
+    return {**describe_environment(command_line()), "load": load, "device": name}
 
 
 def main() -> int:

@@ -263,7 +263,7 @@ def code_hash() -> str:
     """Of all that decides a row: the pure modules of the suite and these two files."""
     names = (
         "baseline", "belief", "crossing", "curve", "design", "estimate", "psychometric", "script",
-        "results", "search", "stages", "tuning",
+        "registry", "results", "search", "stages", "tuning",
     )  # fmt: skip
     package = Path(difficulty_bench.__file__).parent
     here = Path(__file__).parent

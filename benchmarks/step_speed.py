@@ -18,13 +18,12 @@ import copy
 import math
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from measuring import Clock, hardware, parse, write
+from measuring import Clock, command_line, hardware, parse, write
 from torch import nn
 from torch.optim import Adam, Optimizer
 
@@ -239,7 +238,7 @@ def main() -> int:
     torch.set_num_threads(1)
     keep_freed_memory(torch.device(options.device))
     about: Row = {
-        "command": " ".join(["python", "benchmarks/step_speed.py", *sys.argv[1:]]),
+        "command": command_line(),
         "hardware": hardware(options.device),
         "load": os.getloadavg()[0],
         "turns": options.turns,

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .registry import Task
 
 CONFIDENCE = 0.95  # one-sided, that the baseline is above the floor
-LEAST = 3  # seeds, for an interval with two degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,13 @@ class Baseline:
     dof: int
 
     def lower_bound(self) -> float:
-        return float(self.mean - stdtrit(self.dof, CONFIDENCE) * np.sqrt(self.error2))
+        return self.mean - self._reach()
+
+    def upper_bound(self) -> float:
+        return self.mean + self._reach()
+
+    def _reach(self) -> float:
+        return float(stdtrit(self.dof, CONFIDENCE) * np.sqrt(self.error2))
 
 
 def measure_baseline(task: Task, outcomes: Mapping[Request, Outcome]) -> Baseline | None:
@@ -59,7 +64,7 @@ def measure_baseline(task: Task, outcomes: Mapping[Request, Outcome]) -> Baselin
     if not scores:
         return None
     baseline = _summary(scores, scores[: task.baseline_seeds])
-    if len(scores) >= max(LEAST, task.baseline_seeds):
+    if len(scores) >= task.baseline_seeds:
         _require_above_floor(task, baseline, scores)
     return baseline
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MOST_BITS = 16  # per number of z
+MAX_BITS = 16  # per number of z
 STEP_BITS = 32  # a float32 beside the codes
 
 

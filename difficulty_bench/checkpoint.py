@@ -21,7 +21,8 @@ from .results import Request
 from .whole_file import whole_file
 
 IDENTITY = re.compile("[0-9a-f]{64}")
-Curve = list[tuple[int, str, float]]
+Points = list[tuple[int, str, float]]
+RESTARTS = "nothing saved to go on from, so it starts again"  # of one without a state
 DELETE = "delete it, and the trial starts again"  # the mend of a checkpoint that is of no use
 
 
@@ -29,22 +30,19 @@ DELETE = "delete it, and the trial starts again"  # the mend of a checkpoint tha
 class Checkpoint:
     """Where a stopped trial stands.
 
-    `state` is what its agent resumes from (tensors and plain containers), or None where the agent
-    had nothing that may be saved: the trial then starts again. `study` and `request` say whose it
-    is; None in files of earlier versions.
+    `state` is what its agent resumes from (tensors and plain containers), or None where there was
+    nothing that may be saved: the trial then starts again. `study` and `request` say whose it is.
     """
 
-    study: str | None
-    request: Request | None
+    study: str
+    request: Request
     steps: int
     elapsed_s: float
-    curve: Curve
+    curve: Points
     state: dict[str, Any] | None
 
     @property
-    def identity(self) -> str | None:
-        if self.study is None or self.request is None:
-            return None
+    def identity(self) -> str:
         return trial_identity(self.study, self.request)
 
     @property
@@ -69,7 +67,7 @@ class Checkpoint:
         """
         content = {
             "study": self.study,
-            "request": asdict(self.request) if self.request else None,
+            "request": asdict(self.request),
             "steps": self.steps,
             "elapsed_s": self.elapsed_s,
             "curve": [list(point) for point in self.curve],
@@ -82,22 +80,24 @@ class Checkpoint:
             file.write(buffer.getbuffer())
 
 
-def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
-    """Raise ValueError for what is no checkpoint, or not as it was written.
+def read_checkpoint(source: Path | bytes, *, mapped: bool = False) -> Checkpoint:
+    """Of a file or of its bytes. Raise ValueError for what is no checkpoint, or not as written.
 
-    `mapped` leaves the tensors on the disk.
+    `mapped` leaves the tensors of a file on the disk.
     """
+    # on a file, a place that cannot be is an OSError
+    content = io.BytesIO(source if isinstance(source, bytes) else source.read_bytes())
     try:
-        _check_bytes(path)
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        study, state = saved.get("study"), saved["state"]
-        request = Request(**saved["request"]) if saved.get("request") else None
+        _check_bytes(content)
+        from_disk = mapped and isinstance(source, Path)
+        opened: Any = source if from_disk else content
+        saved = torch.load(opened, map_location="cpu", weights_only=True, mmap=from_disk)
+        study, state, request = saved["study"], saved["state"], Request(**saved["request"])
         if not (state is None or isinstance(state, dict)):
             raise TypeError("state")
-        if not (study is None or isinstance(study, str)):
+        if not isinstance(study, str):
             raise TypeError("study")
-        if request is not None:  # what is none has no identity
-            check_request(request)
+        check_request(request)
         elapsed_s = float(saved["elapsed_s"])
         curve = [(int(s), str(n), float(v)) for s, n, v in saved["curve"]]
         if not all(math.isfinite(value) for value in (elapsed_s, *(v for _, _, v in curve))):
@@ -112,12 +112,12 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
         raise ValueError(f"not a checkpoint: {why}") from None
 
 
-def _check_bytes(path: Path) -> None:
+def _check_bytes(content: io.BytesIO) -> None:
     """Raise BadZipFile where one has changed since it was written: torch would not notice."""
-    content = io.BytesIO(path.read_bytes())  # on a file, a place that cannot be is an OSError
     with zipfile.ZipFile(content) as archive:
         if (part := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"{part} is corrupt (its CRC is wrong)")
+    content.seek(0)
 
 
 def checkpoints(
@@ -141,12 +141,12 @@ def checkpoints(
 
 
 def checkpoint_folder(store: Path) -> Path:
-    """Where the trials of a store keep their checkpoints: for `x.sqlite` in `x.checkpoints`.
+    """Where the trials of a store keep their checkpoints: for `x.sqlite` in `x.sqlite.checkpoints`.
 
     Beside the file itself, by whatever links it is reached.
     """
     store = store.resolve() if store.is_symlink() else store
-    return store.parent / f"{store.name.removesuffix('.sqlite')}.checkpoints"
+    return store.parent / f"{store.name}.checkpoints"
 
 
 def checkpoint_path(folder: Path, identity: str) -> Path:

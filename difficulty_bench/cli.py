@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .bits import MOST_BITS
+from .bits import MAX_BITS
 from .errors import BenchError, ResourceError
-from .outputs import lead_nowhere, lossy_stderr
+from .outputs import harmless, lead_nowhere, lossy_stderr
 
-MOST_TOGETHER = 256
+MAX_TOGETHER = 256
 DEFAULT_STORE = Path("bench.sqlite")
 EXIT_CODES = """exit codes: 0 done; 1 a trial failed; 2 usage or configuration; 3 store, data or
 environment unusable; 75 out of --max-hours, 130/143 interrupted (the last line of both says how to
@@ -41,7 +41,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except BenchError as error:
         if arguments.debug:
             raise
-        print(f"bench: {error}", file=sys.stderr)
+        print(f"bench: {harmless(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()
@@ -50,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.debug:
             raise
         lead_nowhere(sys.stdout)
-        print(f"bench: {error}", file=sys.stderr)
+        print(f"bench: {harmless(str(error))}", file=sys.stderr)
         return ResourceError.exit_code
     except KeyboardInterrupt as error:  # of `verbs.run`, with the number of its signal
         print(
@@ -90,8 +90,8 @@ def dimensions(text: str) -> tuple[int, ...]:
 def bits_per_number(text: str) -> tuple[int, ...]:
     """`2,4,8` -> (2, 4, 8), ascending."""
     values = _integers(text, "bits per number like 2,4,8")
-    if not 1 <= values[0] <= values[-1] <= MOST_BITS:
-        raise argparse.ArgumentTypeError(f"'{text}': give 1 to {MOST_BITS} bits per number")
+    if not 1 <= values[0] <= values[-1] <= MAX_BITS:
+        raise argparse.ArgumentTypeError(f"'{text}': give 1 to {MAX_BITS} bits per number")
     return values
 
 
@@ -103,8 +103,8 @@ def _integers(text: str, what: str) -> tuple[int, ...]:
 
 
 def batch(text: str) -> int:
-    """`auto` is as many as fit: groups begin at MOST_TOGETHER and are halved until they do."""
-    return MOST_TOGETHER if text == "auto" else int(positive(int)(text))
+    """`auto` is as many as fit: groups begin at MAX_TOGETHER and are halved until they do."""
+    return MAX_TOGETHER if text == "auto" else int(positive(int)(text))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -166,7 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("trial", help="its identity or the start of it, as `bench show` lists it")
     export.add_argument("file", type=Path, metavar="FILE")
     export.add_argument(
-        "--bits", type=int, choices=range(1, MOST_BITS + 1), metavar="B",
+        "--bits", type=int, choices=range(1, MAX_BITS + 1), metavar="B",
         help="quantise each of the d numbers to B bits, 1 to 16 (default: float32)",
     )  # fmt: skip
     sizes = add("bits", "bits:bits", "score a study's solutions with few bits per number")

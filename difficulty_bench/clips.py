@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from .errors import UsageError
+from .errors import UsageError, user_code
 from .play import play, steps_per_s
 from .problem import EnvironmentProblem
 from .registry import Registry
@@ -21,8 +21,8 @@ from .solution import Solution, trusted_task
 from .store import Store
 from .trial import Trial
 
-MOST_BYTES = 300_000
-MOST_FRAMES = 100
+MAX_BYTES = 300_000
+MAX_FRAMES = 100
 FPS = 10.0
 WIDTH = 160  # pixels; an Atari screen has as many
 COLOURS = 32
@@ -45,7 +45,10 @@ def study_clips(
             raise UsageError(f"{task.name}: has another definition now than when it was trained")
         z = store.solution(result.identity)
         if z is not None:
-            yield result.request.d, clip(Solution.stored(trial, reading.settings, result.D, z))
+            solution = Solution.stored(trial, reading.settings, result.D, z)
+            with user_code(f"{task.name}: problem '{task.problem.entry_point}'"):
+                picture = clip(solution)
+            yield result.request.d, picture
 
 
 def chosen(trials: Sequence[TrialResult], d_int90: float | None) -> list[TrialResult]:
@@ -64,7 +67,7 @@ def chosen(trials: Sequence[TrialResult], d_int90: float | None) -> list[TrialRe
 
 
 def clip(solution: Solution) -> bytes:
-    """A GIF of at most MOST_BYTES: one episode, its return written above."""
+    """A GIF of at most MAX_BYTES: one episode, its return written above."""
     problem = solution.trial.task.problem()
     if not isinstance(problem, EnvironmentProblem):
         raise UsageError(f"{solution.trial.task.name}: no environment to be drawn")
@@ -76,7 +79,7 @@ def clip(solution: Solution) -> bytes:
 
     def show(picture: np.ndarray) -> None:
         nonlocal count
-        if count % every == 0 and len(frames) < MOST_FRAMES:
+        if count % every == 0 and len(frames) < MAX_FRAMES:
             frames.append(_shrunk(picture))
         count += 1
 
@@ -103,14 +106,14 @@ def _titled(frame: Image.Image, text: str) -> Image.Image:
 
 
 def gif(frames: Sequence[Image.Image], seconds: float) -> bytes:
-    """`frames`, each shown for `seconds`; every other one only, until MOST_BYTES are enough."""
+    """`frames`, each shown for `seconds`; every other one only, until MAX_BYTES are enough."""
     palette = _joined(frames).quantize(COLOURS)
     plain: list[Any] = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
     while True:
         out = io.BytesIO()
         duration = round(1000 * seconds)
         plain[0].save(out, "GIF", save_all=True, append_images=plain[1:], duration=duration, loop=0)
-        if out.tell() <= MOST_BYTES or len(plain) == 1:
+        if out.tell() <= MAX_BYTES or len(plain) == 1:
             return out.getvalue()
         plain, seconds = plain[::2], 2 * seconds
 

@@ -88,8 +88,9 @@ class PassProspect:
 
 
 def prospect(belief: ScoreBelief | PassBelief, d: Dims, baseline_n: int) -> Prospect:
-    kind = ScoreProspect if isinstance(belief, ScoreBelief) else PassProspect
-    return kind(belief, d, baseline_n)  # type: ignore[arg-type]
+    if isinstance(belief, ScoreBelief):
+        return ScoreProspect(belief, d, baseline_n)
+    return PassProspect(belief, d, baseline_n)
 
 
 def choose(prospects: Sequence[Prospect], d: Dims, cost: Array, size: int) -> list[int]:
@@ -121,8 +122,6 @@ def _entropy(p: Array) -> Array:
 def _variances(belief: PassBelief) -> tuple[float, float]:
     """Variance of log d_int90 between the likely thresholds and, on average, within one."""
     w = np.asarray(belief.weights)
-    masses = [part.mass for part in belief.parts]
-    pairs = list(zip(masses, belief.parts, strict=True))
-    mean = np.array([mass @ part.u for mass, part in pairs])
-    second = np.array([mass @ part.u**2 for mass, part in pairs])
+    mean = np.array([part.mass @ part.u for part in belief.parts])
+    second = np.array([part.mass @ part.u**2 for part in belief.parts])
     return float(w @ (mean - w @ mean) ** 2), float(w @ (second - mean**2))

@@ -10,9 +10,9 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from .context import Interrupted
@@ -83,12 +83,6 @@ class InlineEngine(Engine):
         pass
 
 
-@dataclass(frozen=True)
-class _Job:
-    trial: Trial
-    runtime: Runtime
-
-
 _worker_stop: Any = None
 
 
@@ -108,13 +102,13 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(job: _Job) -> TrialResult | None:
+def _work(trial: Trial, runtime: Runtime) -> TrialResult | None:
     """The result, or None where the trial was interrupted."""
-    runtime = replace(job.runtime, stop=_worker_stop)
+    runtime = replace(runtime, stop=_worker_stop)
     if runtime.must_stop():
         return None
     try:
-        return run_trial(job.trial, runtime)
+        return run_trial(trial, runtime)
     except Interrupted:
         return None
 
@@ -142,12 +136,13 @@ class ProcessEngine(Engine):
 
     def _in_pool(self, trials: list[Trial], runtime: Runtime) -> Iterator[TrialResult]:
         pool = self._open()
-        pending = {pool.submit(_work, _Job(trial, runtime)) for trial in trials}
+        pending = {pool.submit(_work, trial, runtime) for trial in trials}
         interrupted, stopped_at = False, 0.0
         while pending:
             done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=_broken):  # a dead worker shall not hide what came in
-                result = _result_of(future)
+            # a dead worker shall not hide what came in
+            for future in sorted(done, key=lambda future: future.exception() is not None):
+                result = future.result()
                 interrupted |= result is None
                 if result is not None:
                     yield result
@@ -205,14 +200,6 @@ class ProcessEngine(Engine):
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
-
-
-def _broken(future: Future[TrialResult | None]) -> bool:
-    return not future.cancelled() and future.exception() is not None
-
-
-def _result_of(future: Future[TrialResult | None]) -> TrialResult | None:
-    return None if future.cancelled() else future.result()
 
 
 def make_engine(

@@ -19,7 +19,7 @@ from .errors import UsageError, did_you_mean, user_code
 if TYPE_CHECKING:
     from .problem import Problem
 
-Target = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+ModuleFunction = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
 class EntryPoint(BaseModel):
@@ -31,7 +31,7 @@ class EntryPoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
-    entry_point: Target
+    entry_point: ModuleFunction
 
     @property
     def schema_model(self) -> type[BaseModel]:

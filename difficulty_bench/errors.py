@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-MOST_SAID = 300  # characters of somebody else's message
+MAX_SAID = 300  # characters of somebody else's message
 OTHERS = (
     str(Path(__file__).parent),
     *(sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")),
@@ -73,7 +73,7 @@ def described(error: BaseException) -> str:
     where the error was raised.
     """
     says = " ".join(str(error).split())
-    says = says if len(says) <= MOST_SAID else f"{says[:MOST_SAID]}…"
+    says = says if len(says) <= MAX_SAID else f"{says[:MAX_SAID]}…"
     text = f"{type(error).__name__}: {says}".rstrip(": ")
     if isinstance(error, SyntaxError):  # says itself where
         return text

@@ -84,7 +84,7 @@ def targets(task: Task, outcomes: Mapping[Request, Outcome]) -> tuple[Target | N
     if task.threshold_global is not None:
         raws.append(task.threshold_global)
     pairs = subspace_trials(outcomes)
-    data = _Data(task, pairs, Trials.of([(d, scale.of(s)) for d, s in pairs]), scale, tuple(raws))
+    data = _Data(task, pairs, Trials.of(_scaled(pairs, scale)), scale, tuple(raws))
     error = LOCAL**2 * baseline.error2 / scale.unit / scale.unit  # a square may overflow
     if baseline.n > 1:
         local = data.target(raws[0], error, baseline.dof)
@@ -112,8 +112,8 @@ def _outliers(
     if baseline is None or not curves or not (curves[0].outlier > 0.5).any():
         return ()
     scale, raw = Scale(floor, baseline.mean - floor), Trials.of(pairs)
-    whole = Trials.of([(d, scale.of(score)) for d, score in pairs])
-    values = [(target.threshold - floor) / scale.unit for target in found]
+    whole = Trials.of(_scaled(pairs, scale))
+    values = [scale.of(target.threshold) for target in found]
     again = clipped_curve(whole, (min(values) - 2 * WINDOW, max(values) + 2 * WINDOW))
     odd = (curves[0].outlier > 0.5) & (again.outlier > 0.5)
     return tuple((d, score) for d, score, o in zip(raw.d, raw.y, odd, strict=True) if o)
@@ -143,8 +143,14 @@ class Scale:
     floor: float
     unit: float
 
-    def of(self, score: float | None) -> float | None:
-        return None if score is None else (score - self.floor) / self.unit
+    def of(self, score: float) -> float:
+        return (score - self.floor) / self.unit
+
+
+def _scaled(
+    pairs: Iterable[tuple[int, float | None]], scale: Scale
+) -> list[tuple[int, float | None]]:
+    return [(d, None if score is None else scale.of(score)) for d, score in pairs]
 
 
 @dataclass(frozen=True)
@@ -156,8 +162,7 @@ class _Data:
     raws: tuple[float, ...]
 
     def target(self, raw: float, error: float = 0.0, dof: float = 1.0) -> Target:
-        values = [(value - self.scale.floor) / self.scale.unit for value in self.raws]
-        value = (raw - self.scale.floor) / self.scale.unit
+        values, value = list(map(self.scale.of, self.raws)), self.scale.of(raw)
         if not self.trials.d:
             return Target(raw, None, self.crossing(raw))
         search = self.task.search
@@ -183,7 +188,7 @@ class _Data:
     def crossing(self, raw: float) -> Crossing:
         """What the trials say of a threshold without a model: an unfinished crossing."""
         d = np.asarray(self.trials.d)
-        solved = self.trials.solved((raw - self.scale.floor) / self.scale.unit)
+        solved = self.trials.solved(self.scale.of(raw))
         return Crossing(
             threshold=raw,
             largest_failed_d=int(d[~solved].max()) if not solved.all() else None,

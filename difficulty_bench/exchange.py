@@ -134,13 +134,6 @@ def merge(store: Store, file: Path, parsed: Parsed) -> Merged:
     return Merged(len(identities - before), len(identities & before), tuple(conflicts))
 
 
-def read(file: Path) -> Store:
-    """`file` alone, as a store in memory."""
-    store = Store.in_memory()
-    import_results(store, file)
-    return store
-
-
 def merged(store: Path, file: Path, warn: Callable[[str], None] = warnings.warn) -> Store:
     """The store (its studies and trials, not curves or solutions) and `file`, in memory.
 

@@ -14,6 +14,10 @@ def harmless(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def warn(text: str) -> None:
+    print(f"bench: warning: {harmless(text)}", file=sys.stderr)
+
+
 def lead_nowhere(stream: TextIO) -> None:
     """Python would end with code 120 for what is left in the buffer of a stream that is dead."""
     with suppress(OSError):

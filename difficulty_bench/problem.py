@@ -22,7 +22,7 @@ from .errors import ResourceError, UsageError
 from .generators import seeded
 from .pairs import check_classes, check_judged, check_pair
 
-MOST_STEPS = 200_000  # of one episode; Atari's longest have 108,000
+MAX_STEPS = 200_000  # of one episode; Atari's longest have 108,000
 Split = Literal["validation", "test"]
 Pair = tuple[Tensor, Tensor]
 
@@ -276,20 +276,20 @@ def check_limit(max_episode_steps: int | None, id: str) -> None:
     Before anything is trained: that a random policy's episodes end says nothing of a good one's.
     """
     limit = max_episode_steps
-    if limit is None or limit > MOST_STEPS:
+    if limit is None or limit > MAX_STEPS:
         given = "no step limit" if limit is None else f"a step limit of {limit:,}"
         raise UsageError(
             f"{id}: episodes have {given}, and a good policy might never end one; give at most "
-            f"{MOST_STEPS:,}: --set problem.env_kwargs.max_episode_steps=N, or register the "
+            f"{MAX_STEPS:,}: --set problem.env_kwargs.max_episode_steps=N, or register the "
             "environment with it"
         )
 
 
 def check_length(steps: int, id: str) -> None:
     """Raise UsageError for an episode of the environment `id` that has no end."""
-    if steps >= MOST_STEPS:
+    if steps >= MAX_STEPS:
         raise UsageError(
-            f"{id}: an episode did not end within {MOST_STEPS:,} steps; register the "
+            f"{id}: an episode did not end within {MAX_STEPS:,} steps; register the "
             "environment with max_episode_steps, or give it in problem.env_kwargs"
         )
 

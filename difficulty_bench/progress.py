@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from .checkpoint import Checkpoint, checkpoints
+from .checkpoint import RESTARTS, Checkpoint, checkpoints
 from .outputs import harmless
 from .records import trial_identity
 from .registry import Task
@@ -77,10 +77,7 @@ class Progress:
         for path, checkpoint in checkpoints(self._folder) if self._folder else ():
             if path.stem in self._open and checkpoint.state is None:
                 what = f"{self._task} {describe(self._open[path.stem])}"
-                self.note(
-                    f"{what}: was stopped at step {checkpoint.steps:,} with nothing saved to go on "
-                    "from; it starts again"
-                )
+                self.note(f"{what}: was stopped at step {checkpoint.steps:,}; {RESTARTS}")
 
     def finished(self, task: Task, result: TrialResult) -> None:
         with self._lock:

@@ -24,7 +24,7 @@ WIDTHS = np.geomspace(0.004, 1.0, 9)  # logistic scale in log d: factors of 1.01
 MARGIN = 1.5  # the crossing may lie outside [d_min, d_max]: that is what censoring means
 STEP = 0.015  # between nodes u: a factor in d
 NEGLIGIBLE = 1e-5  # mass of a node, relative to the largest
-MOST = 80  # nodes on which information is computed
+MAX_NODES = 80  # nodes on which information is computed
 
 _REST = 1.0 - GUESS - LAPSES
 _SHIFT = np.log((0.5 - GUESS) / (_REST - 0.5 + GUESS))  # z: F(z) = (1/2 - g) / (1 - g - a)
@@ -55,10 +55,10 @@ class Psychometric:
     def solved(self, x: Array) -> tuple[Array, Array]:
         """P(solved at x | u) averaged over width and lapse (X, U), and the mass of u (U,).
 
-        Only at most MOST nodes u are listed, of those that carry mass.
+        Only at most MAX_NODES nodes u are listed, of those that carry mass.
         """
         kept = np.flatnonzero(self.mass > NEGLIGIBLE * self.mass.max())
-        kept = kept[:: -(-len(kept) // MOST)]
+        kept = kept[:: -(-len(kept) // MAX_NODES)]
         joint = np.einsum("xuwa,uwa->xu", chance(x[:, None], self.u[kept]), self.posterior[kept])
         mass = self.mass[kept]
         return np.asarray(joint / mass), mass / mass.sum()

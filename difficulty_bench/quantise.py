@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bits import MOST_BITS
+from .bits import MAX_BITS
 
 CANDIDATES = 64  # steps tried: fractions of that which puts an outer middle on the largest number
 
@@ -24,8 +24,8 @@ class Quantiser:
     step: float
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= MOST_BITS:
-            raise ValueError(f"{self.bits} bits a number; give 1 to {MOST_BITS}")
+        if not 1 <= self.bits <= MAX_BITS:
+            raise ValueError(f"{self.bits} bits a number; give 1 to {MAX_BITS}")
         if not 0 < self.step <= float(np.finfo(np.float32).max) / 2**self.bits:
             raise ValueError(f"step {self.step} is not above 0 or too large for float32")
 

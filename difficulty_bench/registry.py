@@ -35,10 +35,10 @@ from .yaml_lines import (
 LrRule = Literal["paper", "matched", "tuned"]
 E = typing.TypeVar("E", bound=EntryPoint)
 AT = "@"  # `ppo@CartPole-v1`: the template `ppo@`, and what it derives a task for
-MOST_EXTENDED = 100  # tasks, each by the next
-MOST_TRIALS = 10_000  # of one kind, asked for by name; they are listed in memory
+MAX_EXTENDED = 100  # tasks, each by the next
+MAX_TRIALS = 10_000  # of one kind, asked for by name; they are listed in memory
 Count = Annotated[PositiveInt, Field(le=2**31 - 1)]  # SQLite holds no more than 64 bits
-Few = Annotated[PositiveInt, Field(le=MOST_TRIALS)]
+Few = Annotated[PositiveInt, Field(le=MAX_TRIALS)]
 Multipliers = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
 
 
@@ -122,7 +122,7 @@ class Task(Entry):
     threshold_global: float | None = None
     lr_rule: LrRule = "matched"
     tuning: Tuning | None = None
-    baseline_seeds: Annotated[int, Field(ge=3, le=MOST_TRIALS)] = 5
+    baseline_seeds: Annotated[int, Field(ge=3, le=MAX_TRIALS)] = 5
     timeout_s: PositiveFloat | None = None
     early_stop: EarlyStop | None = None
     search: Search
@@ -294,9 +294,9 @@ class Registry:
             raise UsageError(
                 f"{where}: a task cannot extend itself: {' -> '.join(seen)} -> {parent}"
             )
-        if len(seen) > MOST_EXTENDED:
+        if len(seen) > MAX_EXTENDED:
             raise UsageError(
-                f"{where}: more than {MOST_EXTENDED} tasks, each extending the next; let it extend "
+                f"{where}: more than {MAX_EXTENDED} tasks, each extending the next; let it extend "
                 "one that is nearer"
             )
         if derived:

@@ -7,16 +7,15 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter
 
-from .bits import MOST_BITS
+from .bits import MAX_BITS
 from .records import Reading, check_reading, check_result, environment_id
 from .registry import Task
 from .results import Request, Role, State, TrialResult
 
 FORMAT = 2
-READ = (1, FORMAT)  # 2 added `quantised` lines
 Natural = Annotated[NonNegativeInt, Field(lt=2**63)]
 Word = Annotated[str, Field(min_length=1)]
-PerNumber = Annotated[PositiveInt, Field(le=MOST_BITS, strict=False)]  # a key of JSON is text
+PerNumber = Annotated[PositiveInt, Field(le=MAX_BITS, strict=False)]  # a key of JSON is text
 
 
 class Line(BaseModel):
@@ -30,9 +29,8 @@ class FormatLine(Line):
     format: int = FORMAT
 
     def check(self) -> None:
-        if self.format not in READ:
-            known = ", ".join(map(str, READ))
-            raise ValueError(f"format {self.format}, this program reads {known}")
+        if self.format != FORMAT:
+            raise ValueError(f"format {self.format}, this program reads {FORMAT}")
 
 
 class EnvironmentLine(Line):

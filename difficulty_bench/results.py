@@ -9,7 +9,7 @@ from typing import Literal
 Role = Literal["pilot", "baseline", "trial"]
 Scores = Mapping[int, float | None]  # of a quantised solution, by bits per number; None: not solved
 State = Literal["complete", "failed", "timed_out"]
-MOST_NAMED = 8
+MAX_NAMED = 8
 
 
 @dataclass(frozen=True, order=True)
@@ -37,8 +37,8 @@ def describe(request: Request) -> str:
 
 def enumerated(names: Sequence[str]) -> str:
     """The first few, and how many more there are: a grid may have hundreds."""
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,8 @@
-"""The store's tables, what each version added to them, and the queries that read trials back."""
+"""The store's tables, and the queries that read trials back."""
 
 from __future__ import annotations
 
-QUANTISED = """TABLE quantised (
-    identity TEXT NOT NULL REFERENCES trials, bits INTEGER NOT NULL, score REAL,
-    PRIMARY KEY (identity, bits)
-) WITHOUT ROWID"""
-ADDED = {1: QUANTISED}
-SCHEMA = f"""
+SCHEMA = """
 CREATE TABLE studies (
     study TEXT PRIMARY KEY, name TEXT NOT NULL, version INTEGER NOT NULL,
     definition TEXT NOT NULL, parameters INTEGER NOT NULL, metric TEXT
@@ -30,7 +25,10 @@ CREATE TABLE curves (
     step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (identity, n)
 ) WITHOUT ROWID;
 CREATE TABLE solutions (identity TEXT PRIMARY KEY REFERENCES trials, z BLOB NOT NULL);
-CREATE {QUANTISED};
+CREATE TABLE quantised (
+    identity TEXT NOT NULL REFERENCES trials, bits INTEGER NOT NULL, score REAL,
+    PRIMARY KEY (identity, bits)
+) WITHOUT ROWID;
 """
 READINGS = """
 SELECT study, task, definition, parameters, settings, metric

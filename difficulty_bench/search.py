@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from .design import NATIVE
 from .errors import UsageError
-from .registry import MOST_TRIALS, Task
+from .registry import MAX_TRIALS, Task
 from .results import Outcome, Request
 from .script import Script, Step, replay
 from .stages import Stages
@@ -143,8 +143,8 @@ def _check(task: Task, D: int, precision: float, grid: Sequence[int] | None, see
     name, search = task.name, task.search
     if not 1.0 < precision < float("inf"):
         raise UsageError(f"{name}: precision = {precision:g}; it is a factor and must be above 1")
-    if not 1 <= seeds <= MOST_TRIALS:
-        raise UsageError(f"{name}: seeds = {seeds:,}; it must lie within [1, {MOST_TRIALS:,}]")
+    if not 1 <= seeds <= MAX_TRIALS:
+        raise UsageError(f"{name}: seeds = {seeds:,}; it must lie within [1, {MAX_TRIALS:,}]")
     if not 1 <= search.d_min <= search.d_max <= D:
         raise UsageError(
             f"{name}: search.d_min = {search.d_min}, search.d_max = {search.d_max} must lie within "

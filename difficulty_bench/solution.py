@@ -60,7 +60,7 @@ class Solution:
         return size_bits(len(self.z), self.quantiser.bits if self.quantiser else None)
 
     def quantised(self, bits: int) -> Solution:
-        """The same with `bits` bits a number, 1 to MOST_BITS."""
+        """The same with `bits` bits a number, 1 to MAX_BITS."""
         quantiser = Quantiser.fit(self.z, bits)
         z = quantiser.decode(quantiser.encode(self.z))
         return replace(self, z=z, quantiser=quantiser)
@@ -120,7 +120,7 @@ def load(path: Path, registry: Registry) -> Solution:
         return _parse(content, path, registry)
     except KeyError as error:
         raise UsageError(f"{path}: not a solution file: the key {error} is missing") from None
-    except (TypeError, ValueError, binascii.Error) as error:
+    except (TypeError, ValueError, RecursionError, binascii.Error) as error:
         raise UsageError(f"{path}: not a solution file: {error}") from None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +13,6 @@ from .errors import ResourceError
 VERSION = 2  # PRAGMA user_version; raise it with every change of the schema
 APPLICATION = 0x64393030  # PRAGMA application_id ("d900"): tells our files from other people's
 BUSY_S = 30.0
-Added = Mapping[int, str]  # by version, the table that the next one added: `TABLE name (...)`
 
 
 class WriterLock:
@@ -90,33 +88,25 @@ def _file_itself(path: Path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
 
 
-def open_writer(path: Path | str, schema: str, added: Added) -> sqlite3.Connection:
-    """Open for writing, creating what is missing. Raise ResourceError for what is not a store.
-
-    A store of an older version gets the tables `added` since.
-    """
+def open_writer(path: Path | str, schema: str) -> sqlite3.Connection:
+    """Open for writing, creating what is missing. Raise ResourceError for what is not a store."""
     try:
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
-        older = [] if _is_empty(connection) else _added_since(connection, path, added)
+        if not _is_empty(connection):
+            _check_stamp(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         if _is_empty(connection):
             stamp = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
             connection.executescript(f"BEGIN IMMEDIATE; {schema} {stamp} COMMIT;")
-        elif older:
-            tables = " ".join(f"CREATE {table};" for table in older)
-            stamp = f"PRAGMA user_version = {VERSION};"
-            connection.executescript(f"BEGIN IMMEDIATE; {tables} {stamp} COMMIT;")
     except sqlite3.Error as error:
         raise _refuse(path, f"cannot be used as a store: {error}") from None
     return connection
 
 
-def open_reader(path: Path, added: Added) -> sqlite3.Connection | None:
+def open_reader(path: Path) -> sqlite3.Connection | None:
     """Open for reading; None where there is nothing yet. Raise ResourceError as above.
-
-    Of an older version, the tables `added` since are there, empty and for this reader alone.
 
     `mode=rw` with `query_only` lets SQLite keep and clear its own side files; a read-only
     connection would leave them behind. In a folder that cannot be written it needs both of them;
@@ -135,8 +125,7 @@ def open_reader(path: Path, added: Added) -> sqlite3.Connection | None:
         if _is_empty(connection):
             connection.close()
             return None
-        for table in _added_since(connection, path, added):
-            connection.execute(f"CREATE TEMP {table}")
+        _check_stamp(connection, path)
         connection.execute("PRAGMA query_only = ON")
     except sqlite3.Error as error:
         raise _refuse(path, f"cannot be used as a store: {error}") from None
@@ -148,12 +137,12 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
     return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
 
-def _added_since(connection: sqlite3.Connection, path: Path | str, added: Added) -> list[str]:
-    """The tables that a store of its version lacks."""
+def _check_stamp(connection: sqlite3.Connection, path: Path | str) -> None:
+    """Raise ResourceError, the connection closed, for what is no store of this version."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if application == APPLICATION and version in (*added, VERSION):
-        return [added[v] for v in range(version, VERSION)]
+    if (application, version) == (APPLICATION, VERSION):
+        return
     connection.close()
     if application != APPLICATION:
         raise _refuse(path, "an SQLite file of another program")

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 from .baseline import measure_baseline
 from .crossing import ABOVE, BELOW, Crossing, Dims, geometric
@@ -26,7 +25,7 @@ BRACKETED = 2.0  # ratio of a bracket at which information takes over from bisec
 AT_END = 3  # trials at d_max or d_min that settle a censored crossing
 AT_HOPELESS_END = 2  # the same where nothing reaches the threshold, native training included
 LATTICE = 1.05  # ratio of neighbouring candidates
-MOST = 24  # candidates for one crossing
+MAX_ZONE = 24  # candidates for one crossing
 REACH = 1.2  # how far beyond an interval's ends candidates are looked for
 
 
@@ -139,10 +138,7 @@ class Stages:
         if self._bracket(target).high is not None:
             return True  # a subspace's learner may be the better one (CMA-ES against OpenAI-ES)
         baseline = measure_baseline(self.task, self.outcomes)
-        if baseline is None:
-            return True
-        reach = stdtrit(baseline.dof, 0.95) * np.sqrt(baseline.error2)
-        return bool(target.threshold <= baseline.mean + reach)
+        return baseline is None or target.threshold <= baseline.upper_bound()
 
     def _bracket(self, target: Target) -> Bracket:
         pairs = subspace_trials(self.outcomes)
@@ -221,7 +217,7 @@ class Stages:
             low, high = crossing.d_int90 / NEAR, crossing.d_int90 * NEAR
         first = max(min(search.d_min, *tested), int(np.ceil(low)))
         last = min(max(search.d_max, *tested), int(high))  # a script tests nothing out of range
-        ratio = max(LATTICE, (last / first) ** (1 / MOST)) if last - first > MOST else 1.0
+        ratio = max(LATTICE, (last / first) ** (1 / MAX_ZONE)) if last - first > MAX_ZONE else 1.0
         digits = 2 if precision >= 1.1 else 3
         lattice = range(first, last + 1) if ratio == 1.0 else geometric(first, last, ratio)
         d = [tidy(int(d), digits) for d in lattice]

@@ -19,7 +19,7 @@ from .errors import ResourceError, StudyError, first_line
 from .records import Reading, check_reading, check_result, environment_id
 from .registry import Task
 from .results import Outcome, Request, Scores, TrialResult
-from .schema import ADDED, BY_REQUEST, READINGS, SCHEMA, TRIALS
+from .schema import BY_REQUEST, READINGS, SCHEMA, TRIALS
 from .seeds import canonical_json, content_hash
 from .sqlite_file import WriterLock, open_reader, open_writer
 
@@ -41,10 +41,8 @@ class Store:
         try:
             # A file of that very name is a file: only `in_memory` means what SQLite does by it.
             where = path if path == IN_MEMORY else self.path.absolute()
-            connection = (
-                open_reader(self.path, ADDED) if read_only else open_writer(where, SCHEMA, ADDED)
-            )
-            self._sql = connection or open_writer(IN_MEMORY, SCHEMA, ADDED)
+            connection = open_reader(self.path) if read_only else open_writer(where, SCHEMA)
+            self._sql = connection or open_writer(IN_MEMORY, SCHEMA)
         except BaseException:
             self._release()
             raise
@@ -100,8 +98,8 @@ class Store:
         self.add_reading(reading)
         return reading.study
 
-    def add_reading(self, reading: Reading, *, replace: bool = True) -> bool:
-        """Record a reading; False where one of the same key is there and was kept.
+    def add_reading(self, reading: Reading, *, replace: bool = True) -> None:
+        """Record a reading, in the place of one of the same key only where `replace` says so.
 
         Raise StudyError where the study is there with another D, ValueError where its parts
         disagree.
@@ -120,8 +118,7 @@ class Store:
             study = (reading.study, task.name, task.version, definition, reading.D, reading.metric)
             self._sql.execute("INSERT OR IGNORE INTO studies VALUES (?, ?, ?, ?, ?, ?)", study)
             row = (*reading.key, record, json.dumps(list(reading.settings)))
-            done = self._sql.execute(f"INSERT OR {verb} INTO readings VALUES (?, ?, ?, ?)", row)
-        return done.rowcount == 1
+            self._sql.execute(f"INSERT OR {verb} INTO readings VALUES (?, ?, ?, ?)", row)
 
     def forget_empty(self, study: str) -> None:
         """Forget a study without trials, as of a task that turned out not to be measurable."""

@@ -86,11 +86,6 @@ def _prepare(task: Task) -> Prepared:
             f"{task.name}: network '{task.network.entry_point}' has no trainable parameters, and "
             "d counts the dimensions searched among them; let some require gradients"
         )
-    if task.search.d_max > D:
-        raise UsageError(
-            f"{task.name}: search.d_max = {task.search.d_max} is above D = {D}; "
-            f"use --set search.d_max={D} or less"
-        )
     for key, value in (("threshold_global", task.threshold_global), ("floor", task.floor)):
         if value is not None and problem.ceiling is not None and value > problem.ceiling:
             raise UsageError(

@@ -113,17 +113,14 @@ def import_study(store: Store, content: Content) -> Imported:
     """Merge what `opened_study` gave into `store` and its checkpoints: all of it or nothing.
 
     What the store holds is kept, and of two checkpoints of a trial the one further along. Raise
-    UsageError, in one line, for a checkpoint that is corrupt or of another trial, and ResourceError
-    where store or folder cannot be written.
+    ResourceError where store or folder cannot be written.
     """
-    file, archive, study = content.file, content.archive, content.study
     folder = checkpoint_folder(store.path)
     with _in_folder(folder), ExitStack() as undo:
-        names = [name for name in archive.namelist() if name.startswith("checkpoints/")]
-        copies = [_fetch(file, archive, name, folder, study) for name in names]
+        copies = [_copy(content, name, folder) for name in _checkpoint_names(content.archive)]
         with store.transaction():
-            merged = merge(store, file / RESULTS, content.parsed)
-            finished = {result.identity for result in store.results(study)}
+            merged = merge(store, content.file / RESULTS, content.parsed)
+            finished = {result.identity for result in store.results(content.study)}
             missing = [copy for copy in copies if copy.stem not in finished]
             taken = [_place(copy, folder, undo) for copy in missing].count(True)
         undo.pop_all()
@@ -133,7 +130,7 @@ def import_study(store: Store, content: Content) -> Imported:
 
 @contextmanager
 def opened_study(file: Path) -> Iterator[Content]:
-    """A file of `export_study`, read but for its checkpoints.
+    """A file of `export_study`, checked to its last byte.
 
     Raise UsageError, in one line, where it is corrupt, too large or not of one study.
     """
@@ -149,6 +146,8 @@ def opened_study(file: Path) -> Iterator[Content]:
             parsed = _with_solutions(file, archive, parse(file / RESULTS, archive.read(RESULTS)))
         if {reading.study for _, reading in parsed.readings} != {study}:
             raise _refuse(file, f"{RESULTS} is of another study than {HEAD} says")
+        for name in _checkpoint_names(archive):
+            _check_checkpoint(file, archive, name, study)
         yield Content(file, archive, study, parsed)
 
 
@@ -222,19 +221,26 @@ def _with_solutions(file: Path, archive: zipfile.ZipFile, parsed: Parsed) -> Par
     return replace(parsed, trials=[(n, replace(t, z=z.get(t.identity))) for n, t in parsed.trials])
 
 
-def _fetch(file: Path, archive: zipfile.ZipFile, name: str, folder: Path, study: str) -> Path:
-    """Copy a checkpoint beside its place, and check it there."""
+def _checkpoint_names(archive: zipfile.ZipFile) -> list[str]:
+    return [name for name in archive.namelist() if name.startswith("checkpoints/")]
+
+
+def _check_checkpoint(file: Path, archive: zipfile.ZipFile, name: str, study: str) -> None:
     with _reading(file):
         content = archive.read(name)
-    copy = folder / (Path(name).stem + COPY)
-    with whole_file(copy, error=ResourceError, mend="free or mend the disk") as out:
-        out.write(content)
     try:
-        checkpoint = read_checkpoint(copy, mapped=True)
+        checkpoint = read_checkpoint(content)
     except ValueError as error:
         raise _refuse(file, f"{name}: {error}") from None
-    if checkpoint.study != study or checkpoint.identity != copy.stem:
+    if checkpoint.study != study or checkpoint.identity != Path(name).stem:
         raise _refuse(file, f"{name}: of another study or trial than its name says")
+
+
+def _copy(content: Content, name: str, folder: Path) -> Path:
+    """A checkpoint, copied beside its place."""
+    copy = folder / (Path(name).stem + COPY)
+    with whole_file(copy, error=ResourceError, mend="free or mend the disk") as out:
+        out.write(content.archive.read(name))
     return copy
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from .context import Diverged, Interrupted, TimedOut
-from .cpu import keep_freed_memory
+from .cpu import keep_freed_memory, share_cores
 from .errors import BenchError, described
 from .generators import seeded
 from .outputs import stdout_to_stderr
@@ -60,7 +60,11 @@ def run_together(
         try:
             yield from _in_one_program(trials, runtime)
             return
-        except (BenchError, Interrupted):
+        except Interrupted:
+            raise
+        except BenchError as error:
+            if error.__cause__ is not None and lacks_memory(error.__cause__):  # in an evaluation
+                raise MemoryError(str(error)) from None
             raise
         except NotTogether as error:
             reason = str(error)
@@ -77,6 +81,7 @@ def run_together(
 
 @stdout_to_stderr()
 def _in_one_program(trials: Sequence[Trial], runtime: Runtime) -> list[TrialResult]:
+    share_cores(1)  # a lone trial before may have left it one
     keep_freed_memory(torch.device(runtime.device))
     together = companion(trials[0])
     problem: Problem = trials[0].task.problem()
@@ -85,8 +90,9 @@ def _in_one_program(trials: Sequence[Trial], runtime: Runtime) -> list[TrialResu
     contexts = [training.context for training in trainings]
     with seeded(contexts[0].streams.agent, contexts[0].device):  # once for all of the group
         ends = together(problem, networks, contexts)
+    each_s = contexts[0].elapsed_s() / len(trials)
     pairs = zip(trainings, ends, strict=True)
-    return [training.result(_raising(end), share=len(trials)) for training, end in pairs]
+    return [training.result(_raising(end), shared_s=each_s) for training, end in pairs]
 
 
 def _raising(end: Exception | None) -> Callable[[], None]:

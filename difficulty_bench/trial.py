@@ -130,12 +130,14 @@ class Training:
         self.network = network.to(self.context.device)
         describe_environment()  # which asks git once: now, before a commit of the next hours
 
-    def result(self, train: Callable[[], None], share: int = 1) -> TrialResult:
-        """Call `train`, evaluate, and say what came of it; `share` trials took the time together.
+    def result(self, train: Callable[[], None], shared_s: float | None = None) -> TrialResult:
+        """Call `train`, evaluate, and say what came of it.
 
-        Whatever goes wrong in learning is a result (failed or timed out, with its reason). Raise
+        `shared_s` is this trial's part, in seconds, of what several took together before. Whatever
+        goes wrong in learning is a result (failed or timed out, with its reason). Raise
         ResourceError for what is the machine's fault: it would pass for an unsolved trial.
         """
+        before_s = 0.0 if shared_s is None else shared_s - self.context.elapsed_s()
         state: State = "complete"
         reason: str | None = None
         evaluation: Evaluation | None = None
@@ -154,7 +156,8 @@ class Training:
             if self.runtime.debug:
                 traceback.print_exception(error)
             state, reason = "failed", described(error)
-        return self._result(state, reason, evaluation, share)
+        wall_s = before_s + self.context.elapsed_s()
+        return self._result(state, reason, evaluation, wall_s)
 
     def _evaluation(self) -> Evaluation:
         """Judge the network as it stands. Raise Diverged for numbers that are not finite, and
@@ -200,7 +203,7 @@ class Training:
             )
 
     def _result(
-        self, state: State, reason: str | None, evaluation: Evaluation | None, share: int
+        self, state: State, reason: str | None, evaluation: Evaluation | None, wall_s: float
     ) -> TrialResult:
         context = self.context
         return TrialResult(
@@ -214,7 +217,7 @@ class Training:
             reason=reason,
             D=context.projected,
             steps=context.steps,
-            wall_s=round(context.elapsed_s() / share, 3),
+            wall_s=round(wall_s, 3),
             device=context.device_name,
             environment=describe_environment(self.runtime.command),
             curve=tuple(context.curve),

@@ -41,7 +41,7 @@ ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner for ever
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the game is played; `describe` says it in one line, for the report."""
+    """How the game is played; `describe` says it in one line, as `bench eval` prints it."""
 
     id: str
     obs: Observation

@@ -107,7 +107,7 @@ class ControlProblem(GymnasiumProblem):
         self.low, self.span = bounds(self.id, self.observation_space, observations)
         limit = env.spec.max_episode_steps
         check_limit(limit, self.id)
-        self.protocol = f"{self.id}, at most {limit:,} steps, {eval_episodes} evaluation episodes"
+        self.protocol = f"{self.id}, at most {limit:,} steps"
         if isinstance(env, FlattenObservation):
             self.protocol += f", {env.env.observation_space} flattened"
 

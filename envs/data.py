@@ -2,6 +2,6 @@
 
 from .catalogue import names
 from .download import fetch
-from .files import missing, verify
+from .files import verify
 
-__all__ = ["fetch", "missing", "names", "verify"]
+__all__ = ["fetch", "names", "verify"]

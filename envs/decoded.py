@@ -45,7 +45,7 @@ def _fingerprint(files: list[Path]) -> str:
 def _load(file: Path, sha256: str) -> np.ndarray | None:
     try:
         array: np.ndarray = np.load(file, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):  # the last: of an empty one
         return None
     return array if hashlib.sha256(array.data).hexdigest() == sha256 else None
 
@@ -56,6 +56,8 @@ def _save(array: np.ndarray, file: Path) -> None:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             np.save(stream, array, allow_pickle=False)
+            stream.flush()
+            os.fsync(stream.fileno())  # before the name: a power cut would leave it empty
         Path(partial).replace(file)
     finally:
         Path(partial).unlink(missing_ok=True)

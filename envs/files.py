@@ -16,7 +16,7 @@ from difficulty_bench.errors import ResourceError
 
 from .catalogue import VARIABLE, Dataset, dataset
 
-LARGEST_FILE_BYTES = 64 << 20  # twice a CIFAR-10 batch; stops a decompression bomb
+MAX_FILE_BYTES = 64 << 20  # twice a CIFAR-10 batch; stops a decompression bomb
 
 
 def missing(name: str) -> str | None:
@@ -120,9 +120,9 @@ def _check_archive(data: Dataset, path: Path) -> None:
 
 
 def _bounded(data: Dataset, path: Path, stream: IO[bytes]) -> bytes:
-    content = stream.read(LARGEST_FILE_BYTES + 1)
-    if len(content) > LARGEST_FILE_BYTES:
-        raise _damaged(data, path, f"it holds more than {LARGEST_FILE_BYTES} bytes")
+    content = stream.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise _damaged(data, path, f"it holds more than {MAX_FILE_BYTES} bytes")
     return content
 
 

@@ -14,9 +14,9 @@ STEPS = 10_000  # of a random policy: some 400 episodes of Humanoid-v5, in a few
 IMAGES = 2000  # of a random policy, in a second
 START = 20  # steps after which no blank frame of a reset is left in a stack
 SEED = 0
-SMALLEST = 1e-6
-LARGEST = 10.0  # standardised observations are clipped there, as is usual (OpenAI's baselines)
-LARGEST_CHANGE = 3.0  # in units of a byte's usual change
+MIN_SD = 1e-6
+CLIP = 10.0  # standardised observations stay within it, as is usual (OpenAI's baselines)
+MAX_CHANGE = 3.0  # in units of a byte's usual change
 
 Make = Callable[[], gym.Env[Any, Any]]
 
@@ -76,20 +76,20 @@ class Background:
 class Standardiser:
     """Subtracts the mean of a random policy's observations, divides by their deviation, clips.
 
-    A deviation at or below SMALLEST becomes 1.
+    A deviation at or below MIN_SD becomes 1.
     """
 
     def __init__(self, make: Make) -> None:
         rows = random_observations(make)
         sd = rows.std(axis=0)
         self.mean = torch.as_tensor(rows.mean(axis=0), dtype=torch.float32)
-        self.sd = torch.as_tensor(np.where(sd > SMALLEST, sd, 1), dtype=torch.float32)
+        self.sd = torch.as_tensor(np.where(sd > MIN_SD, sd, 1), dtype=torch.float32)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Observations (B, ...) -> float32 of the same shape, within [-LARGEST, LARGEST]."""
+        """Observations (B, ...) -> float32 of the same shape, within [-CLIP, CLIP]."""
         if self.mean.device != x.device:
             self.mean, self.sd = self.mean.to(x.device), self.sd.to(x.device)
-        return (x.float() - self.mean).div_(self.sd).clamp_(-LARGEST, LARGEST)
+        return (x.float() - self.mean).div_(self.sd).clamp_(-CLIP, CLIP)
 
 
 class RanksAndChanges:
@@ -127,5 +127,5 @@ class RanksAndChanges:
             moved = (t.to(x.device) for t in (self.table, self.start, self.usual))
             self.table, self.start, self.usual = moved
         ranks = self.table[self.start + x[:, -1:].long()]
-        changes = x.float().diff(dim=1).div_(self.usual).clamp_(-LARGEST_CHANGE, LARGEST_CHANGE)
+        changes = x.float().diff(dim=1).div_(self.usual).clamp_(-MAX_CHANGE, MAX_CHANGE)
         return torch.cat([ranks, changes], dim=1)

@@ -24,7 +24,10 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["TRITON_INTERPRET"] = "1"
 
 
-torch.set_num_threads(1)  # as trials do on a CPU; more would contend in nets this small
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """As trials do on a CPU; more would contend in nets this small."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from difficulty_bench.exchange import import_results
 from difficulty_bench.records import Reading, trial_identity
 from difficulty_bench.registry import Task
 from difficulty_bench.results import Request, Role, TrialResult
@@ -22,6 +24,13 @@ ENVIRONMENT = {
     "cores": "2",
     "command": "bench run --task known",
 }
+
+
+def read(file: Path) -> Store:
+    """A results file alone, as a store in memory."""
+    store = Store.in_memory()
+    import_results(store, file)
+    return store
 
 
 def reading(name: str = "known", D: int = 10_000, settings: Any = (), **fields: Any) -> Reading:

@@ -59,7 +59,7 @@ def test_every_environment_gives_the_same_number_of_episodes() -> None:
 
 
 def test_an_episode_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("difficulty_bench.problem.MOST_STEPS", 50)
+    monkeypatch.setattr("difficulty_bench.problem.MAX_STEPS", 50)
     makers = [lambda: Fixed(1), lambda: Fixed(1000)]
     envs = RecordEpisodeStatistics(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
     with pytest.raises(UsageError, match="Fixed: an episode did not end within 50 steps"):
@@ -144,7 +144,7 @@ def test_training_environments_repeat_by_seed_and_differ_without() -> None:
 def test_shapes_and_protocol_are_known_at_once() -> None:
     problem = control.make(id="Acrobot-v1", eval_episodes=30)
     assert (problem.input_shape, problem.output_size) == ((6,), 3)
-    assert problem.protocol == "Acrobot-v1, at most 500 steps, 30 evaluation episodes"
+    assert problem.protocol == "Acrobot-v1, at most 500 steps"
 
 
 def test_continuous_actions_are_outputs_clipped_to_their_bounds() -> None:

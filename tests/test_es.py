@@ -666,7 +666,7 @@ def test_every_key_reaches_the_strategy(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_episode_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     games = arena(3, 2)
-    monkeypatch.setattr("difficulty_bench.problem.MOST_STEPS", 3)
+    monkeypatch.setattr("difficulty_bench.problem.MAX_STEPS", 3)
     with pytest.raises(UsageError, match="an episode did not end within 3 steps"):
         games.play(lambda part: torch.zeros(3, 26)[part], np.zeros((3, 2), int), lambda: None)
 

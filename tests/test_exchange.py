@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from difficulty_bench.cli import main
 from difficulty_bench.errors import UsageError
-from difficulty_bench.exchange import export, import_results, merged, read
+from difficulty_bench.exchange import export, import_results, merged
 from difficulty_bench.records import trial_identity
 from difficulty_bench.results import Request, TrialResult
 from difficulty_bench.seeds import content_hash
@@ -85,7 +85,7 @@ def test_a_file_gives_back_exactly_what_was_exported(
                 one.put_quantised(identity, scores[identity])
         export(store, first)
         export(other, second)
-        with read(first) as back:
+        with recorded.read(first) as back:
             export(back, third)
             assert back.results(OF.study) == store.results(OF.study)
             assert back.studies() == [OF]
@@ -126,7 +126,7 @@ def test_another_reading_is_named_and_not_taken(tmp_path: Path, file: Path) -> N
 
 def test_scores_of_another_solution_are_left_out(tmp_path: Path, file: Path) -> None:
     """Where the store has another end of a trial, what a file says of its z is of another z."""
-    with read(file) as store:
+    with recorded.read(file) as store:
         store.put_quantised(TRIAL.identity, {4: 0.25, 8: None})
         export(store, file)
     for other in (
@@ -141,17 +141,9 @@ def test_scores_of_another_solution_are_left_out(tmp_path: Path, file: Path) -> 
         assert store.quantised(OF.study) == {TRIAL.identity: {4: 0.25, 8: None}}
 
 
-def test_a_file_of_format_1_is_read(file: Path) -> None:
-    text = file.read_text()
-    file.write_text(text.replace('"format": 2', '"format": 1', 1))
-    assert file.read_text() != text
-    with read(file) as store:
-        assert len(store.results(OF.study)) == 3
-
-
 def test_two_files_one_after_the_other_are_a_file(file: Path) -> None:
     file.write_bytes(file.read_bytes() * 2 + b"\n")
-    with read(file) as store:
+    with recorded.read(file) as store:
         assert len(store.results(OF.study)) == 3
 
 
@@ -159,7 +151,7 @@ def test_one_task_can_be_exported_alone(tmp_path: Path) -> None:
     other = recorded.reading("other")
     store = recorded.fill(store_of(TRIAL), other, [recorded.result(other, "trial", 9, 0, 0.1)])
     assert export(store, tmp_path / "f", ["other"]) == 1
-    with read(tmp_path / "f") as back:
+    with recorded.read(tmp_path / "f") as back:
         assert [reading.task.name for reading in back.studies()] == ["other"]
 
 
@@ -167,7 +159,7 @@ def test_all_readings_of_a_study_come_along(tmp_path: Path) -> None:
     store = store_of(TRIAL)
     store.add_reading(replace(OF, task=OF.task.model_copy(update={"lr_rule": "matched"})))
     assert export(store, tmp_path / "f") == 1
-    with read(tmp_path / "f") as back:
+    with recorded.read(tmp_path / "f") as back:
         assert back.studies() == store.studies()
 
 
@@ -319,7 +311,7 @@ def test_another_network_under_the_same_definition_is_refused(file: Path) -> Non
 @pytest.mark.parametrize("name", ["none.jsonl", "."])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="bench results export"):
-        read(tmp_path / name)
+        recorded.read(tmp_path / name)
 
 
 def test_an_export_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

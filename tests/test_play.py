@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -113,9 +113,41 @@ gym.register("test/Blind-v0", Blind, max_episode_steps=10)
 def test_an_episode_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = PROBLEMS["cartpole"]()
     envs, network = problem.rendered_envs(0), nn.Linear(4, 2)
-    monkeypatch.setattr("difficulty_bench.problem.MOST_STEPS", 5)
+    monkeypatch.setattr("difficulty_bench.problem.MAX_STEPS", 5)
     with pytest.raises(UsageError, match="CartPole-v1: an episode did not end within 5 steps"):
         play(problem, envs, network, CPU, id)
+
+
+class Breaking(Blind):
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def step(self, action: int) -> Any:
+        if self.render_mode:
+            raise RuntimeError("the renderer is gone")
+        return super().step(action)
+
+    def render(self) -> Any:
+        return np.zeros((8, 8, 3), np.uint8)
+
+
+gym.register("test/Breaking-v0", Breaking, max_episode_steps=10)
+
+
+def test_an_environment_that_breaks_in_a_clip_leaves_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "bench.sqlite", tmp_path / "reports"
+    task = Registry().get("ppo@test/Breaking-v0", ["lr_rule=paper"])
+    with Store(path) as store:
+        study = store.add_study(task, prepare(task).D, ["lr_rule=paper"], "episodic_return")
+        store.put(recorded.result(store.study(study), "trial", 2, 0, 30.0))
+    assert main(["report", "--store", str(path), "--out", str(out), "--clips"]) == 0
+    said = capsys.readouterr().err
+    assert "warning: no clips: ppo@test/Breaking-v0: problem 'envs.control:make': Runtime" in said
+    assert (out / "difficulty.md").exists()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -251,6 +283,7 @@ def test_eval_takes_any_number_of_episodes(
         said = capsys.readouterr().out
         assert "95% interval [" in said
         assert f"n = {n} episodes" in said
+        assert said.endswith("CartPole-v1, at most 500 steps\n")
 
 
 def test_intervals_are_students_and_wilsons() -> None:
@@ -286,7 +319,7 @@ def test_a_clip_is_thinned_until_it_is_small() -> None:
         left = image.n_frames  # type: ignore[attr-defined]
         assert image.info["duration"] == pytest.approx(4000 / left, abs=40)  # as long as before
     assert 1 <= left < 40
-    assert len(clips.gif(noise, 0.1)) <= clips.MOST_BYTES
+    assert len(clips.gif(noise, 0.1)) <= clips.MAX_BYTES
 
 
 def test_the_report_shows_what_d_numbers_play(
@@ -310,7 +343,7 @@ def test_the_report_shows_what_d_numbers_play(
     files = sorted(out.glob("clips/*.gif"))
     assert [file.stem.rpartition("-")[2] for file in files] == ["d2", "d20"]
     for file in files:
-        assert file.stat().st_size <= clips.MOST_BYTES
+        assert file.stat().st_size <= clips.MAX_BYTES
         assert f"(clips/{file.name})" in (out / "difficulty.md").read_text()
     rows = json.loads((out / "difficulty.json").read_text())
     assert [[clip["d"] for clip in row.get("clips", [])] for row in rows] == [[2, 20], []]

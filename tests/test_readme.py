@@ -11,12 +11,12 @@ import pytest
 
 from difficulty_bench.crossing import ABOVE, BELOW
 from difficulty_bench.estimate import estimate
-from difficulty_bench.exchange import read
 from difficulty_bench.report import row_text, rows
 from difficulty_bench.report.text import count
 from difficulty_bench.search import Plan
 from difficulty_bench.tuning import relevant
 
+from . import recorded
 from .test_study import ROOT, bench
 
 README = (ROOT / "README.md").read_text()
@@ -54,7 +54,7 @@ def test_an_own_environment_is_accepted(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def measured() -> list[dict[str, Any]]:
     """The rows of the committed results, estimated anew."""
-    with read(ROOT / "reports" / "results.jsonl") as source:
+    with recorded.read(ROOT / "reports" / "results.jsonl") as source:
         return rows(source)
 
 
@@ -66,7 +66,7 @@ def test_the_readme_shows_a_row_as_it_is_printed(measured: list[dict[str, Any]])
 
 def test_a_published_number_asks_for_no_more_trials() -> None:
     """Whatever the search was when its trials were asked for."""
-    with read(ROOT / "reports" / "results.jsonl") as source:
+    with recorded.read(ROOT / "reports" / "results.jsonl") as source:
         for reading in source.studies():
             task, outcomes = reading.task, source.outcomes(reading.study)
             found = estimate(task, reading.D, outcomes)

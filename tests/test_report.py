@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 
 from difficulty_bench.cli import main
 from difficulty_bench.crossing import UNFINISHED, Crossing
-from difficulty_bench.errors import ResourceError, UsageError
-from difficulty_bench.exchange import export, read
+from difficulty_bench.errors import ResourceError
+from difficulty_bench.exchange import export
 from difficulty_bench.records import trial_identity
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.report import FIELDS, d_int90_text, row_text, rows, write_report
@@ -431,9 +431,10 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path, gallery: Store) ->
     export(gallery, tmp_path / "results.jsonl")
     (tmp_path / "matplotlibrc").write_text("font.size: 20\naxes.grid: True\n")
     code = (
-        "import sys; from pathlib import Path; from difficulty_bench.exchange import read;"
+        "import sys; from pathlib import Path; from difficulty_bench.exchange import merged;"
         "from difficulty_bench.report import write_report;"
-        "write_report(read(Path('results.jsonl')), Path('b')); assert 'torch' not in sys.modules"
+        "write_report(merged(Path('no'), Path('results.jsonl')), Path('b'));"
+        "assert 'torch' not in sys.modules"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
@@ -646,9 +647,11 @@ def test_an_empty_store_gives_a_page_that_says_so(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "difficulty.json").read_text()) == []
 
 
-def test_a_wrong_format_or_folder_is_one_line(tmp_path: Path, gallery: Store) -> None:
-    with pytest.raises(UsageError, match="did you mean 'json'"):
-        write_report(gallery, tmp_path, ["jsn"])
+def test_a_wrong_format_or_folder_is_one_line(
+    tmp_path: Path, gallery: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", "--format", "jsn", "--out", str(tmp_path / "new")]) == 2
+    assert capsys.readouterr().err == "bench: --format: no format 'jsn'; did you mean 'json'?\n"
     (tmp_path / "out").write_text("a file")
     with pytest.raises(ResourceError, match="cannot write"):
         write_report(gallery, tmp_path / "out", ["csv"])
@@ -696,7 +699,7 @@ def test_the_row_of_the_terminal(table: dict[str, dict[str, Any]]) -> None:
 
 def test_a_file_is_enough_for_the_rows(tmp_path: Path, gallery: Store) -> None:
     export(gallery, tmp_path / "results.jsonl")
-    with read(tmp_path / "results.jsonl") as source:
+    with recorded.read(tmp_path / "results.jsonl") as source:
         assert rows(source) == rows(gallery)
     assert Request("trial", 100, 0) in gallery.outcomes(
         next(r.study for r in gallery.studies() if r.task.name == "control")

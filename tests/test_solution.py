@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from difficulty_bench.cli import main
 from difficulty_bench.engine import InlineEngine
 from difficulty_bench.errors import UsageError
+from difficulty_bench.problem import Evaluation, SupervisedProblem
 from difficulty_bench.projection import NAMES
 from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request, Role
@@ -60,6 +62,44 @@ def test_an_export_says_what_its_score_was_taken_on(
     words = ["export", result.identity, str(tmp_path / "z.json"), "--tasks", tiny]
     assert main([*words, "--store", str(tmp_path / "s.sqlite")]) == 0
     assert judged in capsys.readouterr().out
+
+
+def test_a_failed_trial_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its z is kept where it had one."""
+    tiny, file = ["--tasks", str(Path(__file__).parent / "tiny.yaml")], tmp_path / "z.json"
+    trial = Trial(TASKS.get("tiny", ["timeout_s=1e-9"]), Request("trial", 7, 1, 2.5))
+    (result,) = InlineEngine().run([trial], Runtime())
+    assert result.z is not None
+    with Store(tmp_path / "s.sqlite") as store:
+        store.add_study(trial.task, result.D, ["timeout_s=1e-9"])
+        store.put(result)
+    words = ["export", result.identity, str(file), *tiny, "--store", str(tmp_path / "s.sqlite")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said == f"bench: trial {result.identity[:12]} is native or failed: it has no solution\n"
+    assert not file.exists()
+
+
+def test_a_solution_without_a_score_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one whose z is finite and whose outputs are not."""
+    solution, _ = trained("hashed")
+    file, tiny = tmp_path / "z.json", ["--tasks", str(Path(__file__).parent / "tiny.yaml")]
+    solution.save(file)
+    monkeypatch.setattr(SupervisedProblem, "evaluate", lambda *_, **keys: Evaluation(math.nan, 9))
+    assert main(["eval", str(file), *tiny]) == 2
+    assert capsys.readouterr().err == f"bench: {file}: its network scores nan; train it anew\n"
+
+
+def test_no_depth_of_nesting_is_a_traceback(tmp_path: Path) -> None:
+    """There are some that can be read and not be hashed."""
+    file = tmp_path / "z.json"
+    for depth in range(700, 1001):
+        nested = "[" * depth + "]" * depth
+        file.write_text(f'{{"format": 2, "checksum": "", "settings": {nested}}}')
+        with pytest.raises(UsageError, match=r"z\.json: "):
+            load(file, TASKS)
 
 
 def test_a_network_that_seed_and_z_do_not_hold_is_refused_before_it_is_a_file(

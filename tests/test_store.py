@@ -161,7 +161,8 @@ def test_only_a_study_without_trials_is_forgotten() -> None:
         store.forget_empty(empty.study)
         assert store.studies() == [OF]
         assert len(store.results(OF.study)) == 3
-        assert store.add_reading(replace(empty, D=7))  # forgotten wholly
+        store.add_reading(replace(empty, D=7))  # forgotten wholly, or D would not fit
+        assert len(store.studies()) == 2
 
 
 def test_stores_in_memory_share_nothing_and_leave_no_file(
@@ -270,12 +271,12 @@ def test_a_store_that_was_killed_while_it_was_created_is_an_empty_one(path: Path
 
 
 @pytest.mark.parametrize("read_only", [True, False])
-@pytest.mark.parametrize("kind", ["newer", "foreign", "text", "folder"])
+@pytest.mark.parametrize("kind", ["newer", "older", "foreign", "text", "folder"])
 def test_what_is_no_store_is_refused_and_left_alone(path: Path, kind: str, read_only: bool) -> None:
     path.parent.mkdir()
-    if kind == "newer":
+    if kind in ("newer", "older"):
         filled(path).close()
-        execute(path, f"PRAGMA user_version = {VERSION + 1}")
+        execute(path, f"PRAGMA user_version = {VERSION + (1 if kind == 'newer' else -1)}")
     elif kind == "foreign":
         execute(path, "CREATE TABLE theirs (a)")
     elif kind == "text":
@@ -286,23 +287,6 @@ def test_what_is_no_store_is_refused_and_left_alone(path: Path, kind: str, read_
     with pytest.raises(ResourceError, match=r"bench\.sqlite: .*--store another path"):
         Store(path, read_only=read_only)
     assert (path.read_bytes() if path.is_file() else b"") == before
-
-
-def test_a_store_of_version_1_gains_a_table_from_its_first_writer(path: Path) -> None:
-    filled(path).close()
-    execute(path, "DROP TABLE quantised")
-    execute(path, "PRAGMA user_version = 1")
-    before = path.read_bytes()
-    with Store(path, read_only=True) as store:
-        assert store.quantised(OF.study) == {}
-        assert store.results(OF.study) == [without_bulk(r) for r in (NATIVE, TRIAL, FAILED)]
-    assert path.read_bytes() == before
-    for _ in range(2):
-        with Store(path) as store:
-            store.put_quantised(TRIAL.identity, {4: 0.25})
-    with Store(path, read_only=True) as store:
-        assert store.quantised(OF.study) == {TRIAL.identity: {4: 0.25}}
-        assert store.solution(TRIAL.identity) == TRIAL.z
 
 
 def test_the_first_score_of_a_quantised_solution_is_kept() -> None:

@@ -251,7 +251,7 @@ def test_debug_shows_where_a_trial_failed(
         (["--task", "tiny", "--set", "agent.epoch=1"], 2, "did you mean 'epochs'?"),
         (["--task", "tiny", "--d", "500"], 2, "500"),
         (["--task", "tiny", "--d", "0"], 2, "every d must be at least 1"),
-        (["--task", "tiny", "--set", "search.d_max=47"], 2, "above D = 46"),
+        (["--task", "tiny", "--set", "search.d_max=47"], 2, "within [1, D = 46]"),
         (["--task", "tiny", "--precision", "0.9"], 2, "precision"),
         (["--task", "tiny", "--set", "threshold_global=1.5"], 2, "above the ceiling 1"),
         (["--task", "tiny", "--projection", "hash"], 2, "did you mean 'hashed'?"),
@@ -324,7 +324,7 @@ def test_checkpoints_lie_beside_the_store_by_whatever_link_it_is_reached(tmp_pat
     store, link = tmp_path / "bench.sqlite", tmp_path / "links" / "mine.sqlite"
     link.parent.mkdir()
     link.symlink_to(store)
-    assert checkpoint_folder(link) == checkpoint_folder(store) == tmp_path / "bench.checkpoints"
+    assert checkpoint_folder(link) == checkpoint_folder(store) == Path(f"{store}.checkpoints")
 
 
 @pytest.mark.parametrize("engine", [InlineEngine(), ProcessEngine(1)], ids=["inline", "process"])
@@ -529,8 +529,8 @@ def test_a_trial_that_starts_again_is_named_once(
     progress.asked(task, requests)
     progress.close()
     assert capsys.readouterr().err == (
-        "tiny trial d=3 seed 0: was stopped at step 1,234 with nothing saved to go on from; it "
-        "starts again\n"
+        "tiny trial d=3 seed 0: was stopped at step 1,234; nothing saved to go on from, so "
+        "it starts again\n"
     )
 
 
@@ -623,6 +623,11 @@ def test_an_agent_that_cannot_be_called_is_refused_before_it_fails_a_trial() -> 
     task = Registry([TINY]).get("tiny", ["agent.entry_point=os:system"])
     with pytest.raises(UsageError, match=r"^tiny: entry_point 'os:system': too many positional"):
         prepare(task)
+
+
+def test_what_an_agent_cannot_train_with_is_refused_before_it_trains() -> None:
+    with pytest.raises(UsageError, match=r"^tiny: agent.optimizer 'lbfgs' needs batch_size null"):
+        prepare(Registry([TINY]).get("tiny", ["agent.optimizer=lbfgs"]))
 
 
 def test_the_held_out_score_of_a_data_set_ends_no_training() -> None:

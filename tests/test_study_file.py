@@ -161,12 +161,10 @@ def test_a_file_holds_the_study_alone_and_gives_it_back(tmp_path: Path, file: Pa
 
 
 def test_no_two_stores_share_a_folder_of_checkpoints() -> None:
-    for name, folder in (
-        ("exp.sqlite", "exp.checkpoints"),
-        ("exp.v1", "exp.v1.checkpoints"),
-        ("exp.v2", "exp.v2.checkpoints"),
-    ):
-        assert checkpoint_folder(Path("a") / name) == Path("a") / folder
+    stores = [Path("a") / name for name in ("exp", "exp.sqlite", "exp.v1", "exp.v2")]
+    folders = {checkpoint_folder(store) for store in stores}
+    assert len(folders) == len(stores)
+    assert {folder.parent for folder in folders} == {Path("a")}
 
 
 @pytest.mark.parametrize(("steps", "kept"), [(4, 5), (6, 6)])
@@ -243,7 +241,7 @@ def test_a_disk_that_takes_no_checkpoint_is_not_the_file_s_fault(
     checkpoint_folder(target).write_text("a file where the folder would be")
     with (
         Store(target) as store,
-        pytest.raises(ResourceError, match=r"target\.checkpoints/") as said,
+        pytest.raises(ResourceError, match=r"target\.sqlite\.checkpoints/") as said,
     ):
         imported(store, file)
     assert "free or mend the disk" in str(said.value)
@@ -351,6 +349,20 @@ def assert_refused(tmp_path: Path, file: Path, why: str, monkeypatch: pytest.Mon
         assert store.studies() == []
     assert not list(checkpoint_folder(target).glob("*"))
     assert not (target.parent / "evil").exists()
+    new = tmp_path / "new" / "target.sqlite"
+    assert main(["study", "import", str(file), "--store", str(new)]) == 2
+    assert not new.parent.exists()  # a file that is refused leaves no store
+
+
+def test_words_of_a_file_do_not_reach_a_terminal_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "study.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("study.json", "results.jsonl", "\x1b[2J\x1b[31mowned"):
+            archive.writestr(name, "{}")
+    assert main(["study", "import", str(file)]) == 2
+    assert "'\\x1b[2J\\x1b[31mowned' is no part" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from difficulty_bench import together
 from difficulty_bench.checkpoint import checkpoints
 from difficulty_bench.context import Interrupted
 from difficulty_bench.engine import InlineEngine
+from difficulty_bench.environment import usable_cores
 from difficulty_bench.errors import UsageError
-from difficulty_bench.problem import SupervisedProblem
+from difficulty_bench.problem import Evaluation, SupervisedProblem
 from difficulty_bench.projection import FAMILIES, Identity, Projection, Stacked, make
 from difficulty_bench.registry import Registry, Task
 from difficulty_bench.results import Request, TrialResult
@@ -274,6 +276,47 @@ def test_a_group_too_large_for_the_memory_is_halved(
     assert sizes == [5, 2, 2]  # the last one trains alone
     assert said == ["tiny: 5 trials do not fit the memory; at most 2 train together from here on"]
     assert [result.request for result in found] == REQUESTS
+
+
+def test_a_group_whose_evaluation_lacks_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, left = SupervisedProblem.evaluate, [torch.OutOfMemoryError("CUDA out of memory.")]
+
+    def limited(*arguments: Any, **keys: Any) -> Evaluation:
+        if left:
+            raise left.pop()
+        return real(*arguments, **keys)
+
+    monkeypatch.setattr(SupervisedProblem, "evaluate", limited)
+    said: list[str] = []
+    found = list(InlineEngine(8, said.append).run(trials(task()), Runtime()))
+    assert [result.state for result in found] == ["complete"] * 5
+    assert said == ["tiny: 5 trials do not fit the memory; at most 2 train together from here on"]
+
+
+def test_each_trial_of_a_group_is_charged_its_own_evaluation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = SupervisedProblem.evaluate
+
+    def slow(*arguments: Any, **keys: Any) -> Evaluation:
+        time.sleep(0.2)
+        return real(*arguments, **keys)
+
+    monkeypatch.setattr(SupervisedProblem, "evaluate", slow)
+    began = time.perf_counter()
+    found = list(together.run_together(trials(task()), Runtime()))
+    whole = time.perf_counter() - began
+    assert min(result.wall_s for result in found) > 0.2
+    assert sum(result.wall_s for result in found) < whole + 0.1
+
+
+def test_a_group_computes_on_every_core_whatever_ran_before() -> None:
+    threads = []
+    for _ in range(2):
+        list(together.run_together(trials(task()), Runtime()))
+        threads.append(torch.get_num_threads())
+        run_trial(trials(task())[0], Runtime())
+    assert threads == [usable_cores()] * 2
 
 
 def test_a_stop_request_ends_a_group() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ResourceError, UsageError, did_you_mean
+from ..errors import ResourceError
 from ..registry import Task
 from ..store import Store
 from ..whole_file import whole_file
@@ -53,8 +53,11 @@ def to_csv(rows: Sequence[Row], figures: Figures, registered: Sequence[Task]) ->
 
 
 PAGES: dict[str, Page] = {
-    **{"md": markdown, "html": html, "tex": latex},
-    **{"json": to_json, "csv": to_csv},
+    "md": markdown,
+    "html": html,
+    "tex": latex,
+    "json": to_json,
+    "csv": to_csv,
 }
 WITH_PLOTS = frozenset({"md", "html"})
 FORMATS = tuple(PAGES)
@@ -70,11 +73,8 @@ def write_report(
 
     The tables lead with what trains as `registered` says, beside what it says was published, and
     the page names those tasks of it that have no row. Return the paths written.
-    Raise UsageError for an unknown format, ResourceError where `out` cannot be written.
+    `formats` are some of FORMATS. Raise ResourceError where `out` cannot be written.
     """
-    for name in formats:
-        if name not in PAGES:
-            raise UsageError(f"no report format '{name}'{did_you_mean(name, PAGES)}")
     reports = study_reports(source, registered=registered)
     rows = [_with_clips(row(report), out) for report in reports]
     files: dict[str, bytes] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ..crossing import UNFINISHED, Crossing
@@ -143,14 +144,7 @@ def _multipliers(report: StudyReport) -> dict[str, Any] | None:
     chosen = report.chosen
     if report.reading.task.lr_rule != "tuned" or chosen is None:
         return None
-    return {
-        "native": chosen.native,
-        "subspace": chosen.subspace,
-        "native_at_edge": chosen.native_at_edge,
-        "subspace_at_edge": chosen.subspace_at_edge,
-        "native_pilots": chosen.native_pilots,
-        "subspace_pilots": chosen.subspace_pilots,
-    }
+    return asdict(chosen)
 
 
 def _point(report: StudyReport, index: int) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..clips import study_clips
 from ..errors import BenchError
+from ..outputs import warn
 from ..registry import Registry
 from ..report import anchor, clip_path, write_file
 from ..report.rows import row
@@ -27,4 +27,4 @@ def write_clips(store_path: Path, tasks: Sequence[Path], out: Path) -> None:
                 for d, content in study_clips(store, registry, report, values["d_int90"]):
                     print(write_file(clip_path(out, anchor(values), d), content))
             except BenchError as error:
-                print(f"bench: warning: no clips: {error}", file=sys.stderr)
+                warn(f"no clips: {error}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ..checkpoint import checkpoint_folder, discard_checkpoints
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 from ..exchange import export, load, merge, merged
+from ..outputs import warn
 from ..registry import Registry
 from ..report import FORMATS, write_report
 from ..store import Store
@@ -19,14 +19,14 @@ def report(arguments: argparse.Namespace) -> int:
     """Tables and plots from OUT/results.jsonl and the store together."""
     formats = [name.strip() for name in arguments.format.split(",")]
     if unknown := [name for name in formats if name not in FORMATS]:
-        raise UsageError(f"--format: no format '{unknown[0]}'; known: {', '.join(FORMATS)}")
+        raise UsageError(f"--format: no format '{unknown[0]}'{did_you_mean(unknown[0], FORMATS)}")
     out: Path = arguments.out
     store = store_to_read(arguments)
     if arguments.clips:
         from .clips import write_clips
 
         write_clips(store, arguments.tasks, out)
-    with merged(store, out / "results.jsonl", _warn) as source:
+    with merged(store, out / "results.jsonl", warn) as source:
         for path in write_report(source, out, formats, Registry(arguments.tasks).registered()):
             print(path)
     return 0
@@ -48,13 +48,9 @@ def results(arguments: argparse.Namespace) -> int:
             finished = [trial.identity for _, trial in parsed.trials]
             discard_checkpoints(checkpoint_folder(target.path), finished)
         for conflict in merged_in.conflicts:
-            _warn(conflict)
+            warn(conflict)
         print(
             f"{arguments.store}: {merged_in.added} trials added, "
             f"{merged_in.known} were there already"
         )
     return 0
-
-
-def _warn(text: str) -> None:
-    print(f"bench: warning: {text}", file=sys.stderr)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint, checkpoint_folder, checkpoints
+from ..checkpoint import RESTARTS, Checkpoint, checkpoint_folder, checkpoints
 from ..cli import DEFAULT_STORE
 from ..errors import BenchError, ResourceError
-from ..outputs import harmless
+from ..outputs import harmless, warn
 from ..problem import count_parameters
 from ..registry import Registry
 from ..report import d_int90_text, rows
@@ -144,26 +143,20 @@ def status(arguments: argparse.Namespace) -> int:
 def _begun(store: Store) -> dict[str, list[Checkpoint]]:
     """By study, the checkpoints of trials without an end."""
     found: dict[str, list[Checkpoint]] = defaultdict(list)
-    for _, one in checkpoints(checkpoint_folder(store.path), _warn):
-        if one.study and one.identity and not store.find(one.identity):
+    for _, one in checkpoints(checkpoint_folder(store.path), warn):
+        if not store.find(one.identity):
             found[one.study].append(one)
     return found
 
 
 def _begun_text(one: Checkpoint) -> str:
     """How far, how long, how good."""
-    assert one.request is not None  # it has an identity
-    again = "" if one.state is not None else "; nothing saved to go on from, so it starts again"
+    again = "" if one.state is not None else f"; {RESTARTS}"
     return harmless(f"{describe(one.request)}, {one.progress()}{again}")
 
 
 def _begun_facts(one: Checkpoint) -> dict[str, Any]:
-    assert one.request is not None
     return {**asdict(one.request), **one.facts(), "starts_again": one.state is None}
-
-
-def _warn(line: str) -> None:
-    print(f"bench: warning: {harmless(line)}", file=sys.stderr)
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -173,13 +166,15 @@ def show(arguments: argparse.Namespace) -> int:
     content = task.model_dump(mode="json", by_alias=True, exclude_none=True) | task.definition()
     with Store(store_to_read(arguments), read_only=True) as store:
         results, measured = store.results(study), rows(store, [study])
+        curves = [store.curve(result.identity) for result in results]
         others = [
             reading
             for reading in store.studies()
             if reading.task.name == task.name and reading.study != study
         ]
     if arguments.json:
-        trials = [TrialLine.of(result).model_dump(mode="json") for result in results]
+        lines = [TrialLine.of(result).model_dump(mode="json") for result in results]
+        trials = [line | {"curve": curve} for line, curve in zip(lines, curves, strict=True)]
         _print_json({"task": content, "study": study, "trials": trials, "rows": measured})
         return 0
     print(json.dumps(content, indent=1))

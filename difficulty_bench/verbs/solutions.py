@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -35,10 +36,10 @@ def export(arguments: argparse.Namespace) -> int:
         result = found[0]
         z = store.solution(result.identity)
         study = store.study(result.study)
-    if z is None and result.request.d and result.score is not None:
-        raise without_z(arguments.store, study.task.name, result.identity)
+    if result.score is None or not result.request.d:
+        raise UsageError(f"trial {result.identity[:12]} is native or failed: it has no solution")
     if z is None:
-        raise UsageError(f"trial {result.identity[:12]} is native or failed: it has no d numbers")
+        raise without_z(arguments.store, study.task.name, result.identity)
     task = trusted_task(registry, study.task.name, study.settings, str(arguments.store))
     solution = Solution.stored(Trial(task, result.request), study.settings, result.D, z)
     if solution.trial.study != result.study:
@@ -76,11 +77,15 @@ def evaluate(arguments: argparse.Namespace) -> int:
     use_one_thread(device)
     with _running(solution):
         result = seeded_evaluation(problem, network, split="test", seed=seed, device=device)
+    if not math.isfinite(result.score):
+        raise UsageError(f"{arguments.file}: its network scores {result.score}; train it anew")
     ends = interval(problem, result)
     unit = "episodes" if isinstance(problem, EnvironmentProblem) else "samples"
     found = f", 95% interval [{ends[0]:.6g}, {ends[1]:.6g}]" if ends else ""
     size = f"z has {solution.size_bits:,} bits"
     print(f"{problem.metric} {result.score:.6g}{found}, n = {result.n} {unit}; {size}")
+    if isinstance(problem, EnvironmentProblem) and problem.protocol:
+        print(problem.protocol)
     return 0
 
 
@@ -92,8 +97,9 @@ def play_back(arguments: argparse.Namespace) -> int:
     problem = _acting(solution.trial.task.problem(), arguments.file, "bench play")
     device = torch.device(choose_device(preferred(arguments.device, problem)))
     seed = _seed(solution, arguments.seed)
-    envs = problem.rendered_envs(seed)
     network = solution.network().to(device)
+    with _running(solution):
+        envs = problem.rendered_envs(seed)
     try:
         with video(out, steps_per_s(envs)) as show, _running(solution), seeded(seed, device):
             for episode in range(1, arguments.episodes + 1):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..checkpoint import RESTARTS
 from ..errors import UsageError
-from ..outputs import harmless
+from ..outputs import harmless, warn
 from ..records import Reading
 from ..registry import AT, Registry
 from ..results import describe
@@ -41,10 +41,9 @@ def _export(arguments: argparse.Namespace) -> int:
         f"{len(done.checkpoints)} checkpoints, {size:.1f} MB"
     )
     for one in done.restarting:
-        name = describe(one.request) if one.request else "a trial"
-        print(f"{name}: stopped at step {one.steps:,} with too much to save; it starts again")
+        print(f"{describe(one.request)}: stopped at step {one.steps:,}; {RESTARTS}")
     for line in done.corrupt:
-        print(f"bench: warning: {line}", file=sys.stderr)
+        warn(line)
     return 0
 
 
@@ -57,7 +56,7 @@ def _import(arguments: argparse.Namespace) -> int:
         done = import_study(store, content)
         plans = {plan_of(t.environment.get("command", "")) for _, t in content.parsed.trials}
     for conflict in done.merged.conflicts:
-        print(f"bench: warning: {conflict}", file=sys.stderr)
+        warn(conflict)
     reading = done.reading
     kept = f", {done.older} older than what is here" if done.older else ""
     print(
