@@ -641,6 +641,21 @@ def test_text_from_outside_stays_text(tmp_path: Path) -> None:
     assert r"a\$b\textbar{}c](d v1 &" in tex
 
 
+@pytest.mark.parametrize(
+    ("rule", "length"), [("matched", ", so steps are 0.5 times as"), ("paper", "\n")]
+)
+def test_a_critic_in_the_subspace_is_said_to_shorten_steps(
+    tmp_path: Path, rule: str, length: str
+) -> None:
+    of = recorded.reading(lr_rule=rule)
+    trials = [recorded.result(of, "baseline", 0, seed, 1.0) for seed in range(3)]
+    scale = 1.0 if rule == "paper" else math.sqrt(of.D / 100)
+    trials += [replace(recorded.result(of, "trial", 100, 0, 0.5, scale), D=4 * of.D)]
+    write_report(recorded.fill(Store.in_memory(), of, trials), tmp_path, ["md"])
+    page = (tmp_path / "difficulty.md").read_text()
+    assert f"- projected: 40,000 parameters{length}" in page
+
+
 def test_an_empty_store_gives_a_page_that_says_so(tmp_path: Path) -> None:
     write_report(Store.in_memory(), tmp_path)
     assert "No study has been run yet" in (tmp_path / "difficulty.md").read_text()

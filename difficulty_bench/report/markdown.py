@@ -158,6 +158,7 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "agent", code(row["agent"])
     yield "early stop", _early_stop(row)
     yield "learning rate", _learning_rate(row)
+    yield "projected", _projected(row)
     yield "notes", escape(row["notes"] or "", 1000)
     yield "published", _published(row)
     yield "seeds", _seeds(row)
@@ -196,6 +197,15 @@ def _learning_rate(row: Row) -> str:
         for kind, where in (("native", "natively"), ("subspace", "on sqrt(D/d) in the subspace"))
     ]
     return f"rule `tuned`: {', '.join(parts)}"
+
+
+def _projected(row: Row) -> str:
+    """Where P moves more than the network: every rule goes by the network's D."""
+    D, projected = row["D"], row["D_projected"]
+    if projected in (None, D):
+        return ""
+    length = f", so steps are {(D / projected) ** 0.5:.2g} times as long as the rule says"
+    return f"{projected:,} parameters{'' if row['lr_rule'] == 'paper' else length}"
 
 
 def _chosen_by(chosen: dict[str, Any], kind: str) -> str:

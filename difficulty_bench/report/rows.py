@@ -100,6 +100,7 @@ def _measured(report: StudyReport) -> dict[str, Any]:
         "at_chance": found is not None and found.at_chance,
         "error": report.error,
         "lr_multipliers": _multipliers(report),
+        "D_projected": max((result.D for result in results if result.request.d), default=None),
         "tested": [_point(report, n) for n in range(len(report.points))],
     }
 
