@@ -226,10 +226,8 @@ def _checkpoint_names(archive: zipfile.ZipFile) -> list[str]:
 
 
 def _check_checkpoint(file: Path, archive: zipfile.ZipFile, name: str, study: str) -> None:
-    with _reading(file):
-        content = archive.read(name)
     try:
-        checkpoint = read_checkpoint(content)
+        checkpoint = read_checkpoint(_read(file, archive, name))
     except ValueError as error:
         raise _refuse(file, f"{name}: {error}") from None
     if checkpoint.study != study or checkpoint.identity != Path(name).stem:
@@ -238,10 +236,16 @@ def _check_checkpoint(file: Path, archive: zipfile.ZipFile, name: str, study: st
 
 def _copy(content: Content, name: str, folder: Path) -> Path:
     """A checkpoint, copied beside its place."""
+    read = _read(content.file, content.archive, name)  # or the folder would be blamed for the file
     copy = folder / (Path(name).stem + COPY)
     with whole_file(copy, error=ResourceError, mend="free or mend the disk") as out:
-        out.write(content.archive.read(name))
+        out.write(read)
     return copy
+
+
+def _read(file: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    with _reading(file):
+        return archive.read(name)
 
 
 def _place(copy: Path, folder: Path, undo: ExitStack) -> bool:

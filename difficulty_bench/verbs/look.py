@@ -166,17 +166,18 @@ def show(arguments: argparse.Namespace) -> int:
     content = task.model_dump(mode="json", by_alias=True, exclude_none=True) | task.definition()
     with Store(store_to_read(arguments), read_only=True) as store:
         results, measured = store.results(study), rows(store, [study])
-        curves = [store.curve(result.identity) for result in results]
+        if arguments.json:
+            trials = [
+                {**TrialLine.of(one).model_dump(mode="json"), "curve": store.curve(one.identity)}
+                for one in results
+            ]
+            _print_json({"task": content, "study": study, "trials": trials, "rows": measured})
+            return 0
         others = [
             reading
             for reading in store.studies()
             if reading.task.name == task.name and reading.study != study
         ]
-    if arguments.json:
-        lines = [TrialLine.of(result).model_dump(mode="json") for result in results]
-        trials = [line | {"curve": curve} for line, curve in zip(lines, curves, strict=True)]
-        _print_json({"task": content, "study": study, "trials": trials, "rows": measured})
-        return 0
     print(json.dumps(content, indent=1))
     for result in results:
         end = f"{result.score:.6g}" if result.score is not None else harmless(f"{result.reason}")
