@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -85,6 +86,15 @@ def dimensions(text: str) -> tuple[int, ...]:
     if values[0] < 1:
         raise argparse.ArgumentTypeError(f"'{text}': every d must be at least 1")
     return values
+
+
+def shard(text: str) -> tuple[int, int]:
+    """`3/10` -> (3, 10): the third of ten."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    part, whole = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= part <= whole:
+        raise argparse.ArgumentTypeError(f"'{text}': give I/N, like 3/10, with I from 1 to N")
+    return part, whole
 
 
 def bits_per_number(text: str) -> tuple[int, ...]:
@@ -237,6 +247,8 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     _add_task(run)
     add("--d", dest="grid", type=dimensions, metavar="D,D,...", help="exactly these d, no search")
     add("--seeds", type=positive(int), metavar="N", help="seeds per d (near the crossing)")
+    add("--shard", type=shard, default=(1, 1), metavar="I/N",
+        help="of the trials of --d, the I-th of N shares, for a job array")  # fmt: skip
     _add_device(run)
     side = run.add_mutually_exclusive_group()
     side.add_argument(

@@ -39,15 +39,17 @@ class Plan:
     `precision` (> 1) is the largest factor between d_int90 and each end of its interval;
     `max_trials` counts every role, and once a search goes on after its script's end every trial
     of the study; `grid` replaces the search by exactly these d, with `seeds`
-    seeds each. None takes the task's own, but for `max_trials` of a grid: all of it. What is asked
-    of a plan raises UsageError for values that make no sense, and StudyError where the baseline or
-    the pilots cannot carry a measurement.
+    seeds each. None takes the task's own, but for `max_trials` of a grid: all of it. `shard` (i, n)
+    leaves of a grid's trials every n-th, from the i-th on, so that n jobs train each of them once.
+    What is asked of a plan raises UsageError for values that make no sense, and StudyError where
+    the baseline or the pilots cannot carry a measurement.
     """
 
     precision: float | None = None
     max_trials: int | None = None
     grid: Sequence[int] | None = None
     seeds: int | None = None
+    shard: tuple[int, int] = (1, 1)
 
     def next_round(self, task: Task, D: int, outcomes: Known) -> list[Request]:
         """The requests to run now; empty when the study is done (`stop_reason` says why)."""
@@ -67,7 +69,7 @@ class Plan:
         if not self._step(task, D, outcomes).missing:
             return None
         if self.grid is not None:
-            return "trials of the grid are missing"
+            return f"trials of {self._share()} are missing"
         unmet = _unmet(_held(task, D, outcomes), *self._rule(task))
         return unmet or "a round or a bracket is not complete"
 
@@ -76,8 +78,10 @@ class Plan:
         precision, seeds = self._rule(task)
         _check(task, D, precision, self.grid, seeds)
         if self.grid is None:
+            if self.shard != (1, 1):
+                raise UsageError("--shard: a search goes by what it has seen; divide a grid (--d)")
             return _adaptive(task, D, precision, seeds)
-        return _grid(task, D, self.grid, seeds)
+        return self._grid(task, D, self.grid, seeds)
 
     def _step(self, task: Task, D: int, outcomes: Known) -> Step[str]:
         """Where the script stands; where trials are known that it did not ask for, they count, too.
@@ -106,6 +110,18 @@ class Plan:
         if limit is not None and known + len(requests) > limit:
             requests = requests[: max(0, limit - known)]
         return Step(requests, known + len(requests), capped=not requests)
+
+    def _grid(self, task: Task, D: int, grid: Sequence[int], seeds: int) -> Script[str]:
+        study = Stages(task, D, (yield from pilots(task, D)))
+        dims = [NATIVE] * task.baseline_seeds + sorted(set(grid)) * seeds
+        first, step = self.shard
+        # one round, as there is nothing to decide: no worker waits for another
+        yield from study.run(dims, batch=len(dims), share=slice(first - 1, None, step))
+        return f"{self._share()} has all its trials"
+
+    def _share(self) -> str:
+        first, step = self.shard
+        return "the grid" if step == 1 else f"shard {first} of {step} of the grid"
 
     def _limit(self, task: Task) -> int | None:
         own = self.max_trials is None and self.grid is None
@@ -157,13 +173,6 @@ def _check(task: Task, D: int, precision: float, grid: Sequence[int] | None, see
             f"{name}: threshold_global = {task.threshold_global:g} is not above the floor "
             f"{task.floor:g}; every trial would reach it"
         )
-
-
-def _grid(task: Task, D: int, grid: Sequence[int], seeds: int) -> Script[str]:
-    study = Stages(task, D, (yield from pilots(task, D)))
-    dims = [NATIVE] * task.baseline_seeds + sorted(set(grid)) * seeds
-    yield from study.run(dims, batch=len(dims))  # nothing to decide: no worker waits for another
-    return f"every d of the grid has {seeds} seeds"
 
 
 def _adaptive(task: Task, D: int, precision: float, seeds: int) -> Script[str]:

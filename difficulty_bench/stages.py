@@ -55,9 +55,15 @@ class Stages:
         stages.asked.update(request.d for request in outcomes if request.role != "pilot")
         return stages
 
-    def run(self, dims: Iterable[int], batch: int | None = None) -> Script[None]:
-        """Ask for one more seed at each of `dims`, in rounds of `batch`, else the task's."""
-        requests, batch = [self._request(d) for d in dims], batch or self.task.search.batch
+    def run(
+        self, dims: Iterable[int], batch: int | None = None, share: slice = slice(None)
+    ) -> Script[None]:
+        """Ask for one more seed at each of `dims`, in rounds of `batch`, else the task's.
+
+        Of them all, only for those of `share`.
+        """
+        requests = [self._request(d) for d in dims][share]
+        batch = batch or self.task.search.batch
         for start in range(0, len(requests), batch):
             self.outcomes.update((yield requests[start : start + batch]))
             measure_baseline(self.task, self.outcomes)  # stops the study where it must

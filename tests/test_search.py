@@ -342,7 +342,30 @@ class TestGrid:
         trials = Counter(r.d for r in outcomes if r.role == "trial")
         assert trials == {100: 3, 300: 3, 1000: 3}
         assert sum(r.role == "baseline" for r in outcomes) == 5
-        assert "3 seeds" in stop_reason(TASK, D, outcomes, grid=[100, 300, 1000], seeds=3).reason
+        ended = stop_reason(TASK, D, outcomes, grid=[100, 300, 1000], seeds=3)
+        assert ended == Stop("the grid has all its trials")
+
+    @pytest.mark.parametrize(("task", "pilots"), [(TASK, 0), (TUNED, 18)])
+    def test_shards_train_each_trial_once(self, task, pilots):
+        """But for the pilots, which every shard needs."""
+        learn, grid = learner(power_law(300)), {"grid": [100, 300, 1000], "seeds": 2}
+        whole = play_study(task, learn, **grid)
+        shards = [play_study(task, learn, **grid, shard=(part, 3)) for part in (1, 2, 3)]
+        counts = Counter(request for shard in shards for request in shard)
+        assert set(counts) == set(whole)
+        assert {r: n for r, n in counts.items() if n > 1} == {
+            r: 3 for r in whole if r.role == "pilot"
+        }
+        assert sum(r.role == "pilot" for r in whole) == pilots
+        assert lacking(task, D, whole, **grid) is None
+        assert next_round(task, D, whole, **grid, shard=(1, 3)) == []
+
+    def test_a_shard_says_what_it_is(self):
+        grid = {"grid": [100], "seeds": 1}
+        ended = stop_reason(TASK, D, {}, **grid, shard=(7, 7))  # 6 trials
+        assert ended == Stop("shard 7 of 7 of the grid has all its trials")
+        said = lacking(TASK, D, {}, **grid, shard=(2, 7))
+        assert said == "trials of shard 2 of 7 of the grid are missing"
 
     def test_no_trial_waits_for_another(self):
         requests = next_round(TASK, D, {}, grid=[100, 300], seeds=2)
@@ -589,6 +612,7 @@ class TestErrors:
             ({"seeds": 0}, "seeds = 0"),
             ({"grid": [100, D + 1]}, rf"--d 100,{D + 1} must lie within \[1, D = {D}\]"),
             ({"grid": []}, "--d"),
+            ({"shard": (1, 2)}, "--shard: a search goes by what it has seen"),
         ],
     )
     def test_bad_options(self, options, message):

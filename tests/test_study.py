@@ -192,6 +192,29 @@ def test_a_user_grid_runs_exactly_its_dimensions(tmp_path: Path) -> None:
     assert sorted((e["d"], e["seed"]) for e in trials) == [(2, 0), (2, 1), (8, 0), (8, 1)]
 
 
+def test_the_shards_of_a_grid_are_merged_into_it(tmp_path: Path) -> None:
+    words = ["--tasks", str(TINY), "--task", "tiny", "--d", "2,8", "--seeds", "1"]
+    lines = ""
+    for part in "123":
+        store = ["--store", f"{part}.sqlite"]
+        bench("run", *words, *store, "--shard", f"{part}/3", "--workers", "1", cwd=tmp_path)
+        bench("results", "export", "part.jsonl", *store, cwd=tmp_path)
+        lines += (tmp_path / "part.jsonl").read_text()
+    (tmp_path / "all.jsonl").write_text(lines)  # as `cat` would
+    bench("results", "import", "all.jsonl", cwd=tmp_path)
+    outlook = bench("run", *words, "--dry-run", "--json", cwd=tmp_path)
+    (found,) = json.loads(outlook.stdout)
+    assert (found["trials"], found["done"]) == (5, "the grid has all its trials")
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/2/3", "-1/2"])
+def test_a_shard_is_one_of_so_many(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--task", "toy", "--d", "10", f"--shard={text}"])
+    assert ended.value.code == 2
+    assert f"'{text}': give I/N, like 3/10" in capsys.readouterr().err
+
+
 def test_one_task_without_a_number_leaves_the_next_ones_theirs(tmp_path: Path) -> None:
     tasks = ["--task", "tiny-broken", "--task", "tiny", "--set", "search.max_trials=10"]
     finished = bench("run", "--tasks", str(TINY), *tasks, "--json", cwd=tmp_path)
@@ -392,9 +415,9 @@ def test_dry_run_goes_on_from_what_the_store_holds(
     assert "4 trials in" in (said := capsys.readouterr().out)
     assert "; next: trial d=2 seed 1\n" in said
     assert main([*begun, "1", "--dry-run"]) == 0
-    assert "; done: every d of the grid has 1 seeds" in capsys.readouterr().out
+    assert "; done: the grid has all its trials" in capsys.readouterr().out
     assert main([*begun, "1", "--max-trials", "2", "--dry-run"]) == 0
-    assert "; done: every d of the grid has 1 seeds" in capsys.readouterr().out
+    assert "; done: the grid has all its trials" in capsys.readouterr().out
     expected = {"done": None, "lacking": "trials of the grid are missing", "trials": 4}
     assert main([*begun, "2", "--dry-run", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
@@ -446,9 +469,11 @@ pendulum:
     assert not store.exists()
 
 
-@pytest.mark.parametrize("store", ["--store 'a b/c.sqlite' ", "--store=c.sqlite ", ""])
-def test_the_recorded_command_does_not_say_where_the_store_is(store: str) -> None:
-    assert recorded(f"bench run {store}--task tiny") == "bench run --task tiny"
+@pytest.mark.parametrize(
+    "local", ["--store 'a b/c.sqlite' ", "--store=c.sqlite ", "--shard 1/2 --store c ", ""]
+)
+def test_the_recorded_command_does_not_say_where_trials_lie_or_which_job_ran(local: str) -> None:
+    assert recorded(f"bench run {local}--task tiny") == "bench run --task tiny"
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -33,6 +33,7 @@ from ..trial import Runtime, study_identity
 from ..tuning import relevant
 
 DEFAULT_AGENT = "ppo"  # for --env
+LOCAL = ("--store", "--shard")  # options that change no trial
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,7 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
     devices = [preferred(arguments.device, one) for one in prepared]
     if not arguments.ray:  # whose nodes have cores and devices of their own
         devices = [choose_device(device) for device in devices]
-    plan = Plan(arguments.precision, arguments.max_trials, arguments.grid, arguments.seeds)
+    plan = Plan(
+        arguments.precision,
+        arguments.max_trials,
+        arguments.grid,
+        arguments.seeds,
+        arguments.shard,
+    )
     for one in prepared:
         plan.next_round(one.task, one.D, {})  # refuses what does not fit
     if arguments.dry_run:
@@ -220,12 +227,15 @@ def command_line() -> str:
 
 
 def recorded(command: str) -> str:
-    """The command without `--store PATH`: where results lie on one machine is no part of them."""
+    """The command without `--store PATH` and `--shard I/N`.
+
+    Where results lie, and which job of several trained them, is no part of them.
+    """
     words, kept = iter(shlex.split(command)), []
     for word in words:
-        if word == "--store":
+        if word in LOCAL:
             next(words, None)
-        elif not word.startswith("--store="):
+        elif not word.startswith(tuple(f"{option}=" for option in LOCAL)):
             kept.append(word)
     return shlex.join(kept)
 
