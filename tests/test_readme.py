@@ -1,14 +1,16 @@
-"""The README's own problems, as a reader would paste them, and its figures, as measured."""
+"""The documentation's commands and problems, as a reader would paste them; figures as measured."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from difficulty_bench.cli import build_parser
 from difficulty_bench.crossing import ABOVE, BELOW
 from difficulty_bench.estimate import estimate
 from difficulty_bench.report import row_text, rows
@@ -20,12 +22,36 @@ from . import recorded
 from .test_study import ROOT, bench
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of what stands between fences."""
+    return re.findall(r"^ *```(\w*)\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[str]:
+    shell = [text.replace("\\\n", "") for page in PAGES for _, text in blocks(page)]
+    lines = [line.partition("#")[0] for text in shell for line in text.splitlines()]
+    return [found.strip() for line in lines for found in re.findall(r"\bbench [a-z][^;&|]*", line)]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_one(command: str) -> None:
+    build_parser().parse_args(shlex.split(command.replace("$I", "1"))[1:])
+
+
+def test_commands_are_found_in_every_way_they_are_written() -> None:
+    found = commands()
+    assert len(found) > 25
+    for part in ("--max-hours 1", "--shard $I/21   --store shard-$I.sqlite", "--store $store"):
+        assert any(part in command for command in found), part
 
 
 def paste(folder: Path) -> None:
-    yaml = [text for language, text in BLOCKS if language == "yaml"]
-    (python,) = [text for language, text in BLOCKS if language == "python"]
+    found = blocks(ROOT / "docs" / "own-problems.md")
+    yaml = [text for language, text in found if language == "yaml"]
+    (python,) = [text for language, text in found if language == "python"]
     (folder / "mine.yaml").write_text("".join(yaml))
     (folder / "mine.py").write_text(python)
 
@@ -59,7 +85,8 @@ def measured() -> list[dict[str, Any]]:
 
 
 def test_the_readme_shows_a_row_as_it_is_printed(measured: list[dict[str, Any]]) -> None:
-    (shown,) = [text.strip() for _, text in BLOCKS if text.startswith("mnist-lenet")]
+    texts = [text.strip() for _, text in blocks(ROOT / "README.md")]
+    (shown,) = [text for text in texts if text.startswith("mnist-lenet")]
     printed = [row_text(row) for row in measured]
     assert shown in [text for text in printed if text.splitlines()[0] == shown.splitlines()[0]]
 
