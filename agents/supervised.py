@@ -106,7 +106,7 @@ def train_together(
     if optimizer == "lbfgs" or evaluate_every:
         key = "agent.optimizer lbfgs" if optimizer == "lbfgs" else "agent.evaluate_every"
         raise NotTogether(f"{key} is for single trials")
-    supervised_together.refuse(networks)
+    supervised_together.refuse(networks[0])
     size = len(problem.training_pair(contexts[0].split)[0])
     total = epochs * math.ceil(size / min(batch_size or size, size))
     inner, options = OPTIMIZERS[optimizer](betas, momentum)
@@ -200,8 +200,8 @@ class _Run:
             self.stepper.zero_grad()
             loss = self.problem.loss(self.network(inputs), y)
             loss.backward()  # type: ignore[no-untyped-call]
-            if self.l2:
-                pairs = [(p.grad, p.detach()) for p in self.kernels if p.grad is not None]
+            pairs = [(p.grad, p.detach()) for p in self.kernels if p.grad is not None]
+            if self.l2 and pairs:
                 gradients, kernels = map(list, zip(*pairs, strict=True))
                 torch._foreach_add_(gradients, kernels, alpha=2 * self.l2)
             return loss

@@ -149,10 +149,9 @@ def tick(
         raise stopped
 
 
-def refuse(networks: Sequence[nn.Module]) -> None:
-    """Raise NotTogether for networks with state that K copies in one program would share."""
-    first = networks[0]
-    if next(first.buffers(), None) is not None:
+def refuse(network: nn.Module) -> None:
+    """Raise NotTogether for one with state that K copies in one program would share."""
+    if next(network.buffers(), None) is not None:
         raise NotTogether("the network has buffers")
-    if not all(p.requires_grad for p in first.parameters()):
+    if not all(p.requires_grad for p in network.parameters()):
         raise NotTogether("the network has frozen parameters")

@@ -29,10 +29,9 @@ from measuring import command_line, parse, write
 from difficulty_bench.context import TrialContext
 from difficulty_bench.cpu import keep_freed_memory, share_cores, use_one_thread
 from difficulty_bench.environment import describe_environment, usable_cores
-from difficulty_bench.problem import count_parameters
 from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request
-from difficulty_bench.trial import Runtime, Trial, build_network
+from difficulty_bench.trial import Runtime, Training, Trial
 
 # Policy steps of a short run: some ten seconds of one core, and several updates.
 STEPS = {"cartpole": 40_960, "pong-ram": 65_536, "pong": 16_384}
@@ -132,14 +131,9 @@ def prepared(job: Job) -> tuple[Callable[[], None], TrialContext]:
     settings = [f"agent.total_timesteps={job.steps}", f"projection={job.projection}"]
     task = Registry().get(job.task, settings)
     trial = Trial(task, Request("trial", DIMENSIONS[job.task], job.seed, 30.0))
-    problem = task.problem()
-    network = build_network(task, problem, trial.streams.theta_0)
-    runtime = Runtime(device=job.device)
-    context = TrialContext(trial, count_parameters(network), runtime)
-    network.to(context.device)
-    # Start-up: the ranks of bytes, and torch's compiler, which the first optimiser imports.
-    problem.prepare(torch.zeros(1, *problem.input_shape))
-    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    training = Training(trial, Runtime(device=job.device), task.problem())
+    problem, network, context = training.problem, training.network, training.context
+    problem.prepare(torch.zeros(1, *problem.input_shape))  # start-up: the ranks of bytes
     return lambda: task.agent(problem, network, context), context
 
 

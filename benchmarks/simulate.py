@@ -3,8 +3,8 @@
     python benchmarks/simulate.py [--studies 1000] [--out reports] [--processes 2]
     python benchmarks/simulate.py --likelihood score      # these rows; the others stay
 
-Whole studies are simulated, baselines and stopping included, on mean curves of five shapes and on
-curves recorded by Li et al. (2018), with Gaussian noise between seeds. Counted are: how often the
+Whole studies are simulated, baselines and stopping included, on the mean curves and with the noise
+of shapes.py, some of them recorded by Li et al. (2018). Counted are: how often the
 95% interval holds the true d_int90, its bias, and the trials spent, against a fixed log grid with
 5 seeds at every d that ends with an interval as narrow. Writes simulation.json and simulation.md.
 """

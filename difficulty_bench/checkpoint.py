@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .errors import ResourceError
+from .errors import ResourceError, first_line
 from .records import check_request, trial_identity
 from .results import Request
 from .whole_file import whole_file
@@ -108,8 +108,7 @@ def read_checkpoint(source: Path | bytes, *, mapped: bool = False) -> Checkpoint
     except UnpicklingError:  # torch's words advise to let the file run code
         raise ValueError("not a checkpoint: more than tensors and plain containers") from None
     except Exception as error:  # torch.load has one for every byte that may be wrong
-        why = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(f"not a checkpoint: {why}") from None
+        raise ValueError(f"not a checkpoint: {first_line(error)}") from None
 
 
 def _check_bytes(content: io.BytesIO) -> None:

@@ -17,9 +17,8 @@ from .registry import Registry
 from .report.study import StudyReport
 from .results import TrialResult
 from .seeds import Streams, content_hash
-from .solution import Solution, trusted_task
+from .solution import Solution
 from .store import Store
-from .trial import Trial
 
 MAX_BYTES = 300_000
 MAX_FRAMES = 100
@@ -37,16 +36,12 @@ def study_clips(
     A clip is the start of a fresh episode of the trial with the median score at its d. Raise
     BenchError where the task is not the one that was trained, or cannot be drawn here.
     """
-    reading = report.reading
-    task = trusted_task(registry, reading.task.name, reading.settings, str(store.path))
+    reading, source = report.reading, str(store.path)
     for result in chosen(report.of_role("trial"), d_int90):
-        trial = Trial(task, result.request)
-        if trial.study != reading.study:
-            raise UsageError(f"{task.name}: has another definition now than when it was trained")
         z = store.solution(result.identity)
         if z is not None:
-            solution = Solution.stored(trial, reading.settings, result.D, z)
-            with user_code(f"{task.name}: problem '{task.problem.entry_point}'"):
+            solution = Solution.of(reading, result, z, registry, source)
+            with user_code(f"{reading.task.name}: problem '{reading.task.problem.entry_point}'"):
                 picture = clip(solution)
             yield result.request.d, picture
 

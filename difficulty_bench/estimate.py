@@ -6,7 +6,7 @@ The model, its formulas and its assumptions are on one page: docs/estimate.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -175,14 +175,8 @@ class _Data:
         )
         d = np.asarray(self.trials.d)
         where = locate(belief.above, d, search.d_min, search.d_max)
-        found = replace(
-            self.crossing(raw),
-            d_int90=where.d_int90,
-            ci_low=where.ci_low,
-            ci_high=where.ci_high,
-            censored=where.censored,
-            width=None if where.d_int90 is None else belief.width(int(d[0]), int(d[-1])),
-        )
+        width = None if where.d_int90 is None else belief.width(int(d[0]), int(d[-1]))
+        found = replace(self.crossing(raw), **asdict(where), width=width)
         return Target(raw, belief, found)
 
     def crossing(self, raw: float) -> Crossing:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from .registry import Task
+from .registry import ENTRIES, Task
 from .results import Request, Role, State, TrialResult
 from .seeds import content_hash
 
@@ -49,17 +49,12 @@ def check_reading(reading: Reading) -> None:
     task, definition = reading.task, reading.definition
     if reading.study != content_hash(definition):
         raise ValueError("the study's identity is not the hash of its definition")
-    named: dict[str, Any] = {
-        "task": task.name,
-        "version": task.version,
-        "projection": task.projection,
-        "timeout_s": task.timeout_s,
-        "early_stop": task.early_stop.model_dump() if task.early_stop else None,
-    }
-    for key, value in named.items():
-        if definition.get(key) != value:
-            raise ValueError(f"{key} is {value!r} in the task, {definition.get(key)!r} defined")
-    for key in ("problem", "network", "agent"):
+    own = task.own_definition()
+    for key in sorted((own.keys() | definition.keys()) - set(ENTRIES)):
+        value, defined = own.get(key), definition.get(key)
+        if value != defined:
+            raise ValueError(f"{key} is {value!r} in the task, {defined!r} defined")
+    for key in ENTRIES:
         entry, defined = getattr(task, key), definition.get(key)
         if not isinstance(defined, dict) or defined.get("entry_point") != entry.entry_point:
             raise ValueError(f"{key} of the task is not that of the definition")

@@ -35,6 +35,7 @@ from .yaml_lines import (
 LrRule = Literal["paper", "matched", "tuned"]
 E = typing.TypeVar("E", bound=EntryPoint)
 AT = "@"  # `ppo@CartPole-v1`: the template `ppo@`, and what it derives a task for
+ENTRIES = "problem", "network", "agent"  # keys of a task that name code
 MAX_EXTENDED = 100  # tasks, each by the next
 MAX_TRIALS = 10_000  # of one kind, asked for by name; they are listed in memory
 Count = Annotated[PositiveInt, Field(le=2**31 - 1)]  # SQLite holds no more than 64 bits
@@ -141,7 +142,14 @@ class Task(Entry):
         Left out: what only says which trainings to run and how to read them (floor, chance,
         thresholds, search range, tuning grid, reference), so that reading anew trains nothing anew.
         """
-        entries = {"problem": self.problem, "network": self.network, "agent": self.agent}
+        entries: dict[str, EntryPoint] = {key: getattr(self, key) for key in ENTRIES}
+        return self.own_definition() | {
+            key: {"entry_point": entry.entry_point, **entry.parameters()}
+            for key, entry in entries.items()
+        }
+
+    def own_definition(self) -> dict[str, Any]:
+        """The part of `definition` that needs no entry point."""
         found: dict[str, Any] = {
             "task": self.name,
             "version": self.version,
@@ -150,8 +158,6 @@ class Task(Entry):
         }
         if self.early_stop is not None:  # absent otherwise, as before the key existed
             found["early_stop"] = self.early_stop.model_dump()
-        for key, entry in entries.items():
-            found[key] = {"entry_point": entry.entry_point, **entry.parameters()}
         return found
 
 
@@ -216,7 +222,7 @@ class Registry:
         for setting in sorted(settings, key=lambda s: not sets_entry_point(s)):  # before its keys
             assign(document, (name,), setting)
         task = _validate(self._measured(document, name), name)
-        for key in ("problem", "network", "agent"):
+        for key in ENTRIES:
             _check_entry_point(getattr(task, key), document, (name, key))
         return task
 

@@ -24,9 +24,9 @@ from . import projection
 from .bits import size_bits
 from .errors import UsageError
 from .quantise import Quantiser
-from .records import check_request
-from .registry import Registry, Task
-from .results import Request
+from .records import Reading, check_request
+from .registry import Registry
+from .results import Request, TrialResult
 from .seeds import content_hash
 from .trial import Trial, build_network, parameter_vector
 from .whole_file import whole_file
@@ -34,6 +34,7 @@ from .yaml_lines import ENTRY_POINT, parse_scalar, sets_entry_point
 
 FORMAT = 2
 PROSE = "notes", "description"  # keys that people alone read
+GIVE_ONE, ANEW = "give a file of `bench export`", "export the trial anew"  # mends
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,15 @@ class Solution:
     def stored(cls, trial: Trial, settings: tuple[str, ...], D: int, z: bytes) -> Solution:
         """Of z as the store keeps it: float32, little-endian."""
         return cls(trial, settings, D, torch.tensor(np.frombuffer(z, dtype="<f4")))
+
+    @classmethod
+    def of(
+        cls, reading: Reading, result: TrialResult, z: bytes, registry: Registry, source: str
+    ) -> Solution:
+        """Of a trial of the store `source`. Raise UsageError as `trusted_trial` does."""
+        name, settings = reading.task.name, reading.settings
+        trial = trusted_trial(registry, name, settings, result.request, reading.study, source)
+        return cls.stored(trial, settings, result.D, z)
 
     @property
     def size_bits(self) -> int:
@@ -82,7 +92,7 @@ class Solution:
         if not theta.numel() <= self.D <= 2 * theta.numel():
             raise UsageError(
                 f"the solution has D = {self.D:,} and the network of '{task.name}' "
-                f"{theta.numel():,} parameters; export the trial anew"
+                f"{theta.numel():,} parameters; {ANEW}"
             )
         P = projection.make(task.projection, self.D, self.trial.request.d, streams.projection)
         theta = theta + P.project(self.z)[: theta.numel()]
@@ -113,53 +123,63 @@ def load(path: Path, registry: Registry) -> Solution:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        raise UsageError(f"{path}: {error.strerror}; {GIVE_ONE}") from None
     except (ValueError, RecursionError):
-        raise UsageError(f"{path}: not a solution file (no JSON)") from None
+        raise UsageError(f"{path}: not a solution file (no JSON); {GIVE_ONE}") from None
     try:
         return _parse(content, path, registry)
     except KeyError as error:
-        raise UsageError(f"{path}: not a solution file: the key {error} is missing") from None
+        missing = f"the key {error} is missing"
+        raise UsageError(f"{path}: not a solution file: {missing}; {GIVE_ONE}") from None
     except (TypeError, ValueError, RecursionError, binascii.Error) as error:
-        raise UsageError(f"{path}: not a solution file: {error}") from None
+        raise UsageError(f"{path}: not a solution file: {error}; {GIVE_ONE}") from None
 
 
 def _parse(content: dict[str, Any], path: Path, registry: Registry) -> Solution:
     if not isinstance(content, dict):
         raise TypeError(f"it holds a {type(content).__name__}, not a mapping")
     if content["format"] != FORMAT:
-        raise UsageError(f"{path}: format {content['format']}; this version reads {FORMAT}")
+        raise UsageError(f"{path}: format {content['format']}; this program reads {FORMAT}; {ANEW}")
     if content.pop("checksum") != content_hash(content):
-        raise UsageError(f"{path}: damaged or edited since it was made; export the trial anew")
+        raise UsageError(f"{path}: damaged or edited since it was made; {ANEW}")
     settings = tuple(str(setting) for setting in content["settings"])
-    task = trusted_task(registry, str(content["task"]), settings, str(path))
-    trial = Trial(task, Request(**content["request"]))
-    check_request(trial.request)
-    if trial.study != content["study"]:
-        raise UsageError(
-            f"{path}: made with another definition of '{task.name}' than version {task.version} "
-            "here; use the version that made it"
-        )
+    request = Request(**content["request"])
+    check_request(request)
+    name, study = str(content["task"]), str(content["study"])
+    trial = trusted_trial(registry, name, settings, request, study, str(path))
     raw, d = base64.b64decode(content["z"], validate=True), trial.request.d
     quantiser = Quantiser(**content["quantiser"]) if "quantiser" in content else None
     z = quantiser.unpack(raw, d) if quantiser else torch.tensor(np.frombuffer(raw, dtype="<f4"))
     if len(z) != d:
-        raise UsageError(f"{path}: z holds {len(z)} numbers, request.d says {d}")
+        raise UsageError(f"{path}: z holds {len(z)} numbers, request.d says {d}; {ANEW}")
     if not bool(torch.isfinite(z).all()):
-        raise UsageError(f"{path}: z holds numbers that are not finite; export the trial anew")
+        raise UsageError(f"{path}: z holds numbers that are not finite; {ANEW}")
     return Solution(trial, settings, int(content["D"]), z, quantiser)
 
 
-def trusted_task(registry: Registry, name: str, settings: tuple[str, ...], source: str) -> Task:
-    """The task `name` with `settings`, both from `source`, a file or store of unknown origin.
+def trusted_trial(
+    registry: Registry,
+    name: str,
+    settings: tuple[str, ...],
+    request: Request,
+    study: str,
+    source: str,
+) -> Trial:
+    """The trial of task `name` with `settings`; all from `source`, a file of unknown origin.
 
     Raise UsageError for what would let it choose code: a package, or an entry point that the
-    registry does not name itself.
+    registry does not name itself; and where the registry's task is not that of `study`.
     """
     _check_settings(settings, source, registry.entry_points())
     if name not in registry.names() and ":" in name:
         raise _package(source, name)
-    return registry.get(name, settings)
+    trial = Trial(registry.get(name, settings), request)
+    if trial.study != study:
+        raise UsageError(
+            f"{source}: made with another definition of '{name}' than version "
+            f"{trial.task.version} here; use the version that made it"
+        )
+    return trial
 
 
 def _check_settings(settings: tuple[str, ...], source: str, known: set[str]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from .errors import first_line
 from .registry import Task
 from .results import TrialResult
 
@@ -44,8 +45,7 @@ class Tracker:
             try:
                 _send(*item, self._mode)
             except BaseException as error:  # wandb raises SystemExit and its own base errors too
-                text = (str(error).splitlines() or [type(error).__name__])[0]
-                self._warn(f"W&B is off for the rest of this run: {text}")
+                self._warn(f"W&B is off for the rest of this run: {first_line(error)}")
                 return
 
 

@@ -123,10 +123,9 @@ class Training:
     def __init__(self, trial: Trial, runtime: Runtime, problem: Problem) -> None:
         self.trial, self.runtime, self.problem = trial, runtime, problem
         network = build_network(trial.task, problem, trial.streams.theta_0)
-        self.D = count_parameters(network)
         # imports torch's compiler, which takes 1 to 15 s that are no training: before the clock
         torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
-        self.context = TrialContext(trial, self.D, runtime)
+        self.context = TrialContext(trial, count_parameters(network), runtime)
         self.network = network.to(self.context.device)
         describe_environment()  # which asks git once: now, before a commit of the next hours
 

@@ -50,10 +50,9 @@ def reading(name: str = "known", D: int = 10_000, settings: Any = (), **fields: 
         "search": {"d_min": 10, "d_max": 5000, "model": "score"},
     }
     task = Task.model_validate({**given, **definition, **fields})
-    definition |= {"task": name, "version": task.version, "projection": task.projection}
-    definition |= {"timeout_s": task.timeout_s, "settings_of_test": list(settings)}
-    if task.early_stop:
-        definition["early_stop"] = task.early_stop.model_dump()
+    definition |= task.own_definition()
+    if settings:
+        definition["agent"]["settings"] = list(settings)
     study = content_hash(definition)
     return Reading(study, task, definition, D, tuple(settings), "test_accuracy")
 

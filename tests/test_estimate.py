@@ -98,12 +98,12 @@ class TestExactSteps:
         assert widths == sorted(widths, reverse=True)
         assert widths[-1] == 0
 
-    @given(d=st.integers(2, 40))
+    @given(d=st.integers(3, 40))
     @settings(max_examples=25, deadline=None)
     def test_anywhere(self, d):
         scores = {d - 1: [0.1] * 8, d: [1.0] * 8, 2 * d: [1.0], max(1, d // 3): [0.1]}
         crossing = estimate(PASS, D, results(scores, NATIVE)).local
-        assert crossing.d_int90 == d or d == 2  # at d = 2 the largest failure is d_min itself
+        assert crossing.d_int90 == d
         assert crossing.ci_high == d
 
 

@@ -165,7 +165,12 @@ def test_trials_that_are_not_scored_yet_are_told(
 
 
 @pytest.mark.parametrize(
-    ("how", "expected"), [("raise", "RuntimeError: broken"), ("nan", "not solved at 4")]
+    ("how", "expected"),
+    [
+        ("raise", "RuntimeError: broken"),
+        ("exit", "SystemExit: 0"),
+        ("nan", "not solved at 4"),
+    ],
 )
 def test_a_solution_without_a_score_is_not_solved(
     measured: Path,
@@ -180,6 +185,8 @@ def test_a_solution_without_a_score_is_not_solved(
     def evaluate(*_: Any, **keys: Any) -> Evaluation:
         if how == "raise":
             raise RuntimeError("broken")
+        if how == "exit":
+            raise SystemExit(0)
         return Evaluation(float("nan"), 1)
 
     monkeypatch.setattr(SupervisedProblem, "evaluate", evaluate)

@@ -20,7 +20,7 @@ from difficulty_bench.projection import NAMES
 from difficulty_bench.registry import Registry
 from difficulty_bench.results import Request, Role
 from difficulty_bench.seeds import content_hash
-from difficulty_bench.solution import Solution, load, trusted_task
+from difficulty_bench.solution import Solution, load, trusted_trial
 from difficulty_bench.store import Store
 from difficulty_bench.trial import Runtime, Trial
 
@@ -76,7 +76,7 @@ def test_a_failed_trial_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFi
     words = ["export", result.identity, str(file), *tiny, "--store", str(tmp_path / "s.sqlite")]
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert said == f"bench: trial {result.identity[:12]} is native or failed: it has no solution\n"
+    assert f"trial {result.identity[:12]} is native or failed: it has no solution; give" in said
     assert not file.exists()
 
 
@@ -258,10 +258,11 @@ def test_an_entry_point_of_the_registrys_own_may_be_chosen(tmp_path: Path) -> No
 
 def test_settings_of_an_imported_study_choose_no_code() -> None:
     """`bench export` and `bench report --clips` apply them."""
+    of = Request("trial", 3, 0), "a study", "store"
     with pytest.raises(UsageError, match=r"store: .* may not name an entry point"):
-        trusted_task(TASKS, "tiny", ("problem.entry_point=antigravity:fly",), "store")
+        trusted_trial(TASKS, "tiny", ("problem.entry_point=antigravity:fly",), *of)
     with pytest.raises(UsageError, match="may not name a package"):
-        trusted_task(TASKS, "ppo@evil:Name-v0", (), "store")
+        trusted_trial(TASKS, "ppo@evil:Name-v0", (), *of)
 
 
 def test_words_that_people_alone_read_may_hold_anything(tmp_path: Path) -> None:

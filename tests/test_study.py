@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -681,7 +682,14 @@ def test_the_list_has_what_was_measured_with_other_settings(
     assert lines[1].startswith("tiny agent.epochs=2 ")
     assert main(["show", "tiny", *store]) == 0
     *_, last = capsys.readouterr().out.splitlines()
-    assert last == "also here, of version 1: bench show tiny --set agent.epochs=2"
+    also, _, command = last.partition(": ")
+    assert also == "also here"
+    assert main(shlex.split(command)[1:]) == 0
+    assert "bench show" not in capsys.readouterr().out
+    newer = ["--set", "version=2"]
+    assert main(["show", "tiny", *store, *newer]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == "also here, of another version: 1, agent.epochs=2"
     assert main(["show", "tiny", *store, "--set", "agent.epochs=2"]) == 0
     assert "also here" not in capsys.readouterr().out
     assert main(["show", "tiny", *store, "--set", "agent.epochs=2", "--json"]) == 0

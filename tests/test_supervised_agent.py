@@ -102,6 +102,15 @@ def test_native_training_is_the_plain_torch_loop() -> None:
     assert context.steps == 9
 
 
+def test_l2_without_kernels_that_are_trained_is_none() -> None:
+    networks = [make_network(), make_network()]
+    for network, l2 in zip(networks, (0.05, 0.0), strict=True):
+        for kernel in (p for p in network.parameters() if p.ndim > 1):
+            kernel.requires_grad_(False)
+        train(network, l2=l2)
+    assert torch.equal(*map(parameter_vector, networks))
+
+
 @pytest.mark.parametrize("d", [0, 7])
 def test_l2_is_on_the_kernels_of_theta_and_on_nothing_else(d: int) -> None:
     """One SGD step on everything against autograd of loss + l2 * sum(w^2)."""

@@ -46,9 +46,11 @@ def to_json(rows: Sequence[Row], figures: Figures, registered: Sequence[Task]) -
 def to_csv(rows: Sequence[Row], figures: Figures, registered: Sequence[Task]) -> str:
     """One line a row; missing is an empty cell."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, CSV_FIELDS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, "settings": " ".join(row["settings"])} for row in rows)
+    for one in rows:
+        cells = {key: one[key] for key in CSV_FIELDS}
+        writer.writerow({**cells, "settings": " ".join(one["settings"])})
     return out.getvalue()
 
 

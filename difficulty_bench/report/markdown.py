@@ -31,6 +31,7 @@ COLUMNS = (
 
 
 COMPARED = ("setting", *COLUMNS[2:5], *COLUMNS[-4:])
+HARDWARE = "device", "processor", "cores"  # of what a trial's environment says
 
 
 def markdown(rows: Sequence[Row], figures: Figures, registered: Sequence[Task] = ()) -> str:
@@ -40,7 +41,8 @@ def markdown(rows: Sequence[Row], figures: Figures, registered: Sequence[Task] =
         parts.append(OVERVIEW.format(path=overview))
     if figures.bits is not None:
         parts.append(BITS.format(path=figures.bits))
-    parts += [_paradigm(paradigm, leading(rows, registered)) for paradigm in PARADIGMS]
+    led = leading(rows, registered)
+    parts += [_paradigm(paradigm, led) for paradigm in PARADIGMS]
     parts.append(_unmeasured(registered, {row["task"] for row in rows}))
     if compared := comparisons(rows, registered):
         parts.append(COMPARISONS)
@@ -115,8 +117,7 @@ def _cells(row: Row) -> list[str]:
 def anchor(row: Row) -> str:
     """A name for a row that no other row has: in links and file names."""
     parts = row["task"], f"v{row['version']}", row["projection"], row["lr_rule"], row["study"][:6]
-    # A row may come by mail: nothing of it is to name another folder, or to end an attribute.
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in "-".join(parts))
+    return text.slug("-".join(parts))
 
 
 def _section(row: Row, plot: str | None) -> str:
@@ -166,7 +167,7 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "failures", _failures(row)
     yield "outliers", text.outliers(row)
     yield "command", ", ".join(code(command) for command in row["command"] if command)
-    yield "hardware", _environment(row, ("device", "processor", "cores"))
+    yield "hardware", _environment(row, HARDWARE)
     yield "versions", _environment(row, _versions(row))
 
 
@@ -236,7 +237,7 @@ def _failures(row: Row) -> str:
 
 
 def _versions(row: Row) -> list[str]:
-    left = [k for k in row["environment"] if k not in ("device", "processor", "cores", "command")]
+    left = [key for key in row["environment"] if key not in HARDWARE]
     return sorted(left, key=lambda key: (key != "difficulty-bench", key != "commit", key))
 
 

@@ -107,17 +107,8 @@ def _measured(report: StudyReport) -> dict[str, Any]:
 
 def _crossing(crossing: Crossing | None, suffix: str, *, open_: bool) -> dict[str, Any]:
     """Fields of one threshold; `open_` where it is asked for but cannot be said yet."""
-    c = crossing or Crossing(0.0, censored=UNFINISHED if open_ else None)
-    return {
-        f"d_int90{suffix}": c.d_int90,
-        f"ci_low{suffix}": c.ci_low,
-        f"ci_high{suffix}": c.ci_high,
-        f"censored{suffix}": c.censored,
-        f"paper_rule_d{suffix}": c.paper_rule_d,
-        f"width{suffix}": c.width,
-        f"largest_failed_d{suffix}": c.largest_failed_d,
-        f"smallest_solved_d{suffix}": c.smallest_solved_d,
-    }
+    fields = asdict(crossing or Crossing(0.0, censored=UNFINISHED if open_ else None))
+    return {f"{key}{suffix}": value for key, value in fields.items() if key != "threshold"}
 
 
 def _bits(report: StudyReport, which: str, suffix: str) -> dict[str, Any]:

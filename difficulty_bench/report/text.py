@@ -197,12 +197,20 @@ _MARKUP = re.compile(r"([\\`*_\[\]<>|~&#])")
 
 def escape(text: str, limit: int = 300) -> str:
     """Free text (a reason, a setting, a note) as one harmless line of Markdown."""
-    line = " ".join(text.split())
-    line = line if len(line) <= limit else line[: limit - 1] + "…"
-    return _MARKUP.sub(r"\\\1", line)
+    return _MARKUP.sub(r"\\\1", _one_line(text, limit))
 
 
 def code(text: str, limit: int = 300) -> str:
     """Free text as an inline code span of Markdown, safe in a table."""
-    line = " ".join(text.split()).replace("`", "'").replace("|", "¦")
-    return f"`{line if len(line) <= limit else line[: limit - 1] + '…'}`" if line else NONE
+    line = _one_line(text, limit).replace("`", "'").replace("|", "¦")
+    return f"`{line}`" if line else NONE
+
+
+def _one_line(text: str, limit: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def slug(name: str) -> str:
+    """A part of a file's name or of a link: it can name no other folder and end no attribute."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..registry import Task
-from .text import Row, has_number, variant
+from .text import Row, has_number, slug, variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,12 +80,12 @@ def comparisons(rows: Sequence[Row], registered: Sequence[Task] = ()) -> list[Co
     for name, group in _groups(rows, lambda row: f"{row['task']} v{row['version']}"):
         first = leading(group, registered)[0]
         others = [row for row in group if row is not first]
-        for kind, slug, title in (
+        for kind, which, title in (
             (False, "training", "other projections, rates and budgets"),
             (True, "size", "other networks and sizes"),
         ):
             if own := [row for row in others if _is_another_task(row) == kind]:
-                found.append(_of_task(f"{name}: {title}", f"{name}-{slug}", [first, *own]))
+                found.append(_of_task(f"{name}: {title}", f"{name}-{which}", [first, *own]))
     led = leading(rows, registered)
     environments = [row for row in led if row["paradigm"] == "reinforcement"]
     newest = {row["task"]: row for row in sorted(environments, key=lambda row: row["version"])}
@@ -106,14 +106,14 @@ def _groups(rows: Iterable[Row], key: Callable[[Row], str]) -> list[tuple[str, l
     return [(name, group) for name, group in groups.items() if len(group) > 1]
 
 
-def _of_task(title: str, slug: str, group: Sequence[Row]) -> Comparison:
+def _of_task(title: str, name: str, group: Sequence[Row]) -> Comparison:
     """The task as registered first, then by D."""
     ordered = [group[0], *sorted(group[1:], key=lambda row: row["D"])]
     parts = [variant(row).split(", ") for row in ordered]
     common = set[str].intersection(*map(set, parts))
     names = [", ".join(p for p in part if p not in common) for part in parts]
     return Comparison(
-        title, _slug(slug), tuple(ordered), tuple(n or "as registered" for n in names)
+        title, _slug(name), tuple(ordered), tuple(n or "as registered" for n in names)
     )
 
 
@@ -131,4 +131,4 @@ def _label(name: str) -> str:
 
 
 def _slug(name: str) -> str:
-    return "compare-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
+    return f"compare-{slug(name)}"

@@ -88,7 +88,7 @@ def _scores(solution: Solution, bits: Sequence[int], device: str) -> tuple[Trial
             scores[each] = score if math.isfinite(score) else None
         except BenchError:
             raise
-        except Exception as error:  # a user's problem; the other solutions can still be scored
+        except (Exception, SystemExit) as error:  # a user's; the other solutions can be scored
             check_machine(trial, error)
             scores[each] = None
             reasons.add(described(error))

@@ -23,7 +23,7 @@ from ..results import describe
 from ..sqlite_file import WriterLock
 from ..store import Store
 from ..trial import build_network, study_identity
-from .run import given_settings
+from .run import given_settings, repeated
 
 
 def store_to_read(arguments: argparse.Namespace) -> Path:
@@ -187,9 +187,13 @@ def show(arguments: argparse.Namespace) -> int:
     for row in measured:
         print(f"d_int90 with lr rule {row['lr_rule']}: {d_int90_text(row)}")
     for reading in others:
-        words = ["bench", "show", task.name]
-        words += [word for setting in reading.settings for word in ("--set", setting)]
-        print(f"also here, of version {reading.task.version}: {harmless(shlex.join(words))}")
+        if reading.task.version == task.version:
+            words = ["bench", "show", task.name, *repeated("--set", reading.settings)]
+            words += [*repeated("--tasks", arguments.tasks), "--store", str(arguments.store)]
+            print(f"also here: {harmless(shlex.join(words))}")
+        else:
+            settings = f", {' '.join(reading.settings)}" if reading.settings else ""
+            print(harmless(f"also here, of another version: {reading.task.version}{settings}"))
     return 0
 
 

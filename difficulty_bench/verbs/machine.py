@@ -9,7 +9,7 @@ import shutil
 import torch
 
 from ..environment import default_workers, describe_environment
-from ..errors import BenchError, UsageError, did_you_mean
+from ..errors import BenchError
 from ..registry import Registry
 from ..study import choose_device
 
@@ -19,12 +19,11 @@ DATA_MODULE = "envs.data"
 def data(arguments: argparse.Namespace) -> int:
     """Fetch or verify data sets; exit code 3 where a file is missing or corrupt."""
     source = importlib.import_module(DATA_MODULE)
-    known: list[str] = source.names()
-    for name in arguments.names:
-        if name not in known:
-            raise UsageError(f"no data set '{name}'{did_you_mean(name, known)}")
+    names: list[str] = arguments.names or source.names()
+    for name in names:
+        source.dataset(name)  # raises for one that is not known, before any is fetched
     bad = 0
-    for name in arguments.names or known:
+    for name in names:
         if arguments.action == "fetch":
             source.fetch(name)
         for file, ok, message in source.verify(name):

@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -219,6 +219,11 @@ def _exit_code(
     why = "interrupted" if caught else "out of --max-hours"
     progress.warn(f"{why}; the same command resumes: {command_line()}")
     return 128 + caught[0] if caught else os.EX_TEMPFAIL  # 75, of sysexits.h: try again later
+
+
+def repeated(option: str, values: Iterable[object]) -> list[str]:
+    """Words of a command line: `option` before each of `values`."""
+    return [word for value in values for word in (option, str(value))]
 
 
 def command_line() -> str:

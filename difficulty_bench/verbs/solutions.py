@@ -16,10 +16,9 @@ from ..play import check_encoder, play, steps_per_s, video
 from ..problem import EnvironmentProblem, Problem, interval, seeded_evaluation
 from ..registry import Registry
 from ..seeds import Streams, content_hash
-from ..solution import Solution, load, trusted_task
+from ..solution import Solution, load
 from ..store import Store
 from ..study import choose_device, preferred
-from ..trial import Trial
 from .look import store_to_read
 
 
@@ -35,15 +34,15 @@ def export(arguments: argparse.Namespace) -> int:
             )
         result = found[0]
         z = store.solution(result.identity)
-        study = store.study(result.study)
+        reading = store.study(result.study)
     if result.score is None or not result.request.d:
-        raise UsageError(f"trial {result.identity[:12]} is native or failed: it has no solution")
+        raise UsageError(
+            f"{arguments.store}: trial {result.identity[:12]} is native or failed: it has no "
+            "solution; give a complete one with a d (see bench show)"
+        )
     if z is None:
-        raise without_z(arguments.store, study.task.name, result.identity)
-    task = trusted_task(registry, study.task.name, study.settings, str(arguments.store))
-    solution = Solution.stored(Trial(task, result.request), study.settings, result.D, z)
-    if solution.trial.study != result.study:
-        raise UsageError(f"'{task.name}' has another definition now than when this trial ran")
+        raise without_z(arguments.store, reading.task.name, result.identity)
+    solution = Solution.of(reading, result, z, registry, str(arguments.store))
     solution.network()  # raises for one that could not be rebuilt from the file
     quantised = "" if arguments.bits is None else f" in float32; {arguments.bits} bits a number"
     if arguments.bits is not None:
@@ -51,8 +50,8 @@ def export(arguments: argparse.Namespace) -> int:
     solution.save(arguments.file)
     judged = "validation score (a pilot's)" if result.request.role == "pilot" else "score"
     print(
-        f"{arguments.file}: {task.name}, d = {result.request.d}, {judged} {result.score:.6g}"
-        f"{quantised}; z has {solution.size_bits:,} bits"
+        f"{arguments.file}: {reading.task.name}, d = {result.request.d}, {judged} "
+        f"{result.score:.6g}{quantised}; z has {solution.size_bits:,} bits"
     )
     return 0
 

@@ -18,7 +18,7 @@ from ..store import Store
 from ..study_file import export_study, import_study, opened_study
 from ..trial import study_identity
 from .look import store_to_read
-from .run import given_settings, given_tasks
+from .run import given_settings, given_tasks, repeated
 
 PLAN = "--d", "--seeds", "--precision", "--max-trials"  # what `bench run` may be given of `Plan`
 
@@ -88,10 +88,7 @@ def _resuming(reading: Reading, plan: Sequence[str], tasks: Sequence[Path], stor
     name, registry = reading.task.name, Registry(tasks)
     template, at, _ = name.partition(AT)
     known = name in registry.names() or (at and template in registry.templates())
-    files = [*map(str, tasks), *([] if known else ["FILE"])]
-    words = [word for file in files for word in ("--tasks", file)]
-    words += ["--task", name]
-    words += [word for setting in reading.settings for word in ("--set", setting)]
-    words += plan
+    files = [*tasks, *([] if known else ["FILE"])]
+    words = [*repeated("--tasks", files), "--task", name, *repeated("--set", reading.settings)]
     where = "" if known else f" (FILE: the one with the task '{name}')"
-    return shlex.join(["bench", "run", *words, "--store", str(store)]) + where
+    return shlex.join(["bench", "run", *words, *plan, "--store", str(store)]) + where

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import described
 
-# a * b + c in one rounding: Triton 3.10 turns it off otherwise.
+# a * b + c in one rounding, whatever TRITON_DEFAULT_FP_FUSION says.
 OPTIONS = {"enable_fp_fusion": True}
 enabled = importlib.util.find_spec("triton") is not None
 
