@@ -130,8 +130,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     stored = argparse.ArgumentParser(add_help=False)
     stored.add_argument(
-        "--store", type=Path, default=DEFAULT_STORE, metavar="PATH", help="default: %(default)s"
-    )
+        "--store", type=Path, default=DEFAULT_STORE, metavar="PATH",
+        help="the SQLite file of results (default: %(default)s)",
+    )  # fmt: skip
     registry = argparse.ArgumentParser(add_help=False)
     registry.add_argument(
         "--tasks", type=Path, action="append", default=[], metavar="FILE",
@@ -193,7 +194,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_device(sizes)
     sizes.add_argument("--json", action="store_true", help="rows as JSON on stdout")
-    sizes.add_argument("--quiet", action="store_true")
+    sizes.add_argument("--quiet", action="store_true", help="warnings and rows alone")
     evaluate = add(
         "eval", "solutions:evaluate", "evaluate an exported solution afresh", (registry,)
     )
@@ -216,7 +217,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_task(verb: argparse.ArgumentParser) -> None:
     """Which task: by name, or an environment of the user's with an agent; and overrides."""
     add = verb.add_argument
-    add("--task", dest="names", action="append", default=[], metavar="NAME", help="repeatable")
+    add("--task", dest="names", action="append", default=[], metavar="NAME",
+        help="a task of the registry, see bench list; repeatable")  # fmt: skip
     add("--env", dest="envs", action="append", default=[], metavar="ID",
         help="any Gymnasium id, without a registry entry; repeatable")  # fmt: skip
     add("--agent", metavar="NAME",
@@ -246,9 +248,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     add = run.add_argument
     _add_task(run)
     add("--d", dest="grid", type=dimensions, metavar="D,D,...", help="exactly these d, no search")
-    add("--seeds", type=positive(int), metavar="N", help="seeds per d (near the crossing)")
+    add("--seeds", type=positive(int), metavar="N",
+        help="with --d: seeds per d; else: trials near the crossing (default: the task's)"
+    )  # fmt: skip
     add("--shard", type=shard, default=(1, 1), metavar="I/N",
-        help="of the trials of --d, the I-th of N shares, for a job array")  # fmt: skip
+        help="of the trials of --d, baseline included, the I-th of N shares; a --store of its own "
+        "for each")  # fmt: skip
     _add_device(run)
     side = run.add_mutually_exclusive_group()
     side.add_argument(
@@ -267,22 +272,26 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         help="up to K trials of a round (search.batch) in one program, for a GPU; "
         "auto: as many as fit",
     )  # fmt: skip
-    add("--precision", type=float, metavar="F", help="stop at intervals within a factor F")
-    add("--max-trials", type=positive(int), metavar="N")
+    add("--precision", type=float, metavar="F",
+        help="stop where d_int90 is within a factor F of both ends of its interval (default: the "
+        "task's)")  # fmt: skip
+    add("--max-trials", type=positive(int), metavar="N",
+        help="pilots and baseline included (default: the task's; of a grid: all)")  # fmt: skip
     add(
         "--max-hours",
         type=positive(float),
         metavar="H",
         help="checkpoint and stop after H hours: exit code 75 where the study is not done",
     )
-    add("--wandb", choices=["off", "offline", "online"], default="off")
+    add("--wandb", choices=["off", "offline", "online"], default="off",
+        help="mirror finished trials to Weights & Biases (default: off)")  # fmt: skip
     add(
         "--dry-run",
         action="store_true",
         help="check everything, say what would run next, write nothing",
     )
     add("--json", action="store_true", help="rows as JSON on stdout, events as JSON on stderr")
-    add("--quiet", action="store_true")
+    add("--quiet", action="store_true", help="warnings and rows alone")
 
 
 def _add_report(report: argparse.ArgumentParser) -> None:

@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 
 from difficulty_bench.cli import build_parser
+from difficulty_bench.context import Interrupted
 from difficulty_bench.crossing import ABOVE, BELOW
 from difficulty_bench.estimate import estimate
+from difficulty_bench.registry import Registry
 from difficulty_bench.report import row_text, rows
 from difficulty_bench.report.text import count
+from difficulty_bench.results import Request
 from difficulty_bench.search import Plan
+from difficulty_bench.trial import Runtime, Trial, run_trial
 from difficulty_bench.tuning import relevant
 
 from . import recorded
@@ -51,9 +55,9 @@ def test_commands_are_found_in_every_way_they_are_written() -> None:
 def paste(folder: Path) -> None:
     found = blocks(ROOT / "docs" / "own-problems.md")
     yaml = [text for language, text in found if language == "yaml"]
-    (python,) = [text for language, text in found if language == "python"]
+    python = [text for language, text in found if language == "python"]
     (folder / "mine.yaml").write_text("".join(yaml))
-    (folder / "mine.py").write_text(python)
+    (folder / "mine.py").write_text("".join(python))
 
 
 def test_an_own_data_set_is_measured(tmp_path: Path) -> None:
@@ -69,12 +73,37 @@ def test_an_own_data_set_is_measured(tmp_path: Path) -> None:
     assert row["baseline_mean"] > 0.8
 
 
-def test_an_own_environment_is_accepted(tmp_path: Path) -> None:
+def test_an_own_learner_goes_on_where_it_was(tmp_path: Path) -> None:
     paste(tmp_path)
-    own = ("--tasks", "mine.yaml", "--task", "my-pendulum")
-    finished = bench("run", *own, "--dry-run", cwd=tmp_path)
-    assert finished.returncode == 0, finished.stderr
-    assert "D = 4803" in finished.stdout
+    learner = "agent={entry_point: 'mine:learner', steps: 300, learning_rate: 1}"
+    task = Registry([tmp_path / "mine.yaml"]).get("my-data", [learner])
+    trial = Trial(task, Request("trial", 20, 0))
+    whole = run_trial(trial, Runtime())
+    assert (whole.state, whole.steps) == ("complete", 300)
+    with pytest.raises(Interrupted, match="step 100"):
+        run_trial(trial, Runtime(checkpoint_dir=tmp_path, stop=After(99)))
+    resumed = run_trial(trial, Runtime(checkpoint_dir=tmp_path))
+    assert (resumed.score, resumed.z) == (whole.score, whole.z)
+
+
+class After:
+    """Asks a training to stop, but not so many times before."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_own_environments_are_accepted(tmp_path: Path) -> None:
+    paste(tmp_path)
+    for name, D in (("my-pole", 4610), ("my-acrobot", 4803)):
+        own = ("--tasks", "mine.yaml", "--task", name)
+        finished = bench("run", *own, "--dry-run", cwd=tmp_path)
+        assert finished.returncode == 0, finished.stderr
+        assert f"D = {D}" in finished.stdout
 
 
 @pytest.fixture(scope="module")
