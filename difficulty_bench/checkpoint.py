@@ -120,13 +120,17 @@ def _check_bytes(content: io.BytesIO) -> None:
 
 
 def checkpoints(
-    folder: Path, warn: Callable[[str], object] = lambda line: None
+    folder: Path,
+    warn: Callable[[str], object] = lambda line: None,
+    only: Iterable[str] | None = None,
 ) -> Iterator[tuple[Path, Checkpoint]]:
-    """Those that lie in `folder`, their tensors left on the disk.
+    """Those that lie in `folder` (of the trials `only`, by identity), their tensors left on the
+    disk.
 
     `warn` hears in a line of each that bears a trial's name and is none, or a corrupt one.
     """
-    for path in sorted(folder.glob("*.pt")):
+    own = None if only is None else {checkpoint_path(folder, identity) for identity in only}
+    for path in sorted(folder.glob("*.pt") if own is None else own):
         try:
             checkpoint = read_checkpoint(path, mapped=True)
         except OSError:

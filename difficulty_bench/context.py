@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .checkpoint import DELETE, Checkpoint, checkpoint_path, read_checkpoint
 from .coordinates import Coordinates
 from .errors import ResourceError, UsageError, described, did_you_mean
+from .outputs import warn
 from .problem import Split
 from .projection import Identity, Projection, make
 from .seeds import Streams
@@ -207,8 +208,13 @@ class TrialContext:
             raise TimedOut(f"over timeout_s = {self._timeout_s:g} at step {steps}")
         stopping = self._runtime.must_stop()
         due = time.perf_counter() - self._last_save > CHECKPOINT_INTERVAL_S
-        if stopping or (due and state is not None):
+        if stopping:
             self._save(None if state is None else state())
+        elif due and state is not None:
+            try:
+                self._save(state())
+            except ResourceError as error:  # the training itself is sound
+                warn(f"{error}; it trains on, and tries again in {CHECKPOINT_INTERVAL_S:g} s")
         if stopping:
             raise Interrupted(f"stopped at step {steps}")
 

@@ -9,10 +9,12 @@ import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 from .context import Interrupted
@@ -23,6 +25,7 @@ from .together import groups, run_together
 from .trial import Runtime, Trial, process_died, run_trial
 
 GRACE_S = 30.0  # for running trials to reach their next tick after a stop request
+LATE_S = 600.0  # after the deadline: evaluations, which do not tick, may end
 
 
 class Engine(ABC):
@@ -83,16 +86,34 @@ class InlineEngine(Engine):
         pass
 
 
+class _WorkerStop:
+    """Of a worker process: whether its parent, or a SIGTERM to the worker itself, asks it to stop.
+
+    A scheduler may signal every process of a job at once: the worker shall still checkpoint.
+    """
+
+    def __init__(self, of_parent: Any) -> None:
+        self._of_parent, self._signalled = of_parent, False
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        self._signalled = True  # a lock must not be taken in a signal handler
+
+    def is_set(self) -> bool:
+        return self._signalled or bool(self._of_parent.is_set())
+
+
 _worker_stop: Any = None
 
 
 def _start_worker(stop: Any, parent: int, workers: int) -> None:
     """Share the cores, leave Ctrl-C to the parent, end when the parent is gone (killed, too)."""
     global _worker_stop
-    _worker_stop = stop
+    _worker_stop = _WorkerStop(stop)
     share_cores(workers)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _worker_stop.hear)
+    # processes that a problem forks (an AsyncVectorEnv's) must end when they are told to
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -123,49 +144,80 @@ class ProcessEngine(Engine):
         self._pool: ProcessPoolExecutor | None = None
 
     def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
-        left = {trial.identity: trial for trial in trials}
+        waiting = deque({trial.identity: trial for trial in trials}.values())
+        died = list[Trial]()
         try:
-            for result in self._in_pool(list(left.values()), runtime):
-                del left[result.identity]
-                yield result
-        except BrokenProcessPool:
-            yield from self._alone(list(left.values()), runtime)
+            while waiting:
+                running: dict[Future[TrialResult | None], Trial] = {}
+                try:
+                    yield from self._in_pool(waiting, running, runtime)
+                except BrokenProcessPool:
+                    self._kill()
+                    if self._stopping.is_set():
+                        raise Interrupted("stopped") from None
+                    died += yield from self._alone(list(running.values()), runtime)
         except BenchError:  # of the task: its other trials shall not hold up the next one's
             self._kill()
             raise
+        if died:
+            raise process_died(died[0], "its process died twice, perhaps for lack of memory")
 
-    def _in_pool(self, trials: list[Trial], runtime: Runtime) -> Iterator[TrialResult]:
+    def _in_pool(
+        self,
+        waiting: deque[Trial],
+        running: dict[Future[TrialResult | None], Trial],
+        runtime: Runtime,
+    ) -> Iterator[TrialResult]:
+        """Take trials from `waiting`; `running` are those in the workers' hands.
+
+        Where one finds that the machine is at fault, the others checkpoint before that is raised.
+        """
         pool = self._open()
-        pending = {pool.submit(_work, trial, runtime) for trial in trials}
+        fault: ResourceError | None = None
         interrupted, stopped_at = False, 0.0
-        while pending:
-            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+        while running or (waiting and not stopped_at):
+            while waiting and len(running) < self._workers and not stopped_at:
+                running[pool.submit(_work, waiting[0], runtime)] = waiting[0]
+                waiting.popleft()
+            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             # a dead worker shall not hide what came in
             for future in sorted(done, key=lambda future: future.exception() is not None):
-                result = future.result()
+                try:
+                    result = future.result()
+                except ResourceError as error:
+                    fault, result = fault or error, None
+                del running[future]
                 interrupted |= result is None
                 if result is not None:
                     yield result
-            if self._stopping.is_set():
+            if interrupted or self._stopping.is_set() or runtime.must_stop():
+                self._pool_stop.set()  # one worker alone may have been signalled
                 stopped_at = stopped_at or time.monotonic()
-                if time.monotonic() - stopped_at > GRACE_S:
-                    self._kill()
-                    interrupted, pending = True, set()
-        if interrupted:
+                late = not (fault or self._stopping.is_set())
+                if time.monotonic() - stopped_at > (LATE_S if late else GRACE_S):
+                    break
+        if stopped_at:
+            self._kill()  # its workers were told to stop
+        if fault is not None:
+            raise fault
+        if stopped_at and (interrupted or running or waiting):
             raise Interrupted("stopped")
 
-    def _alone(self, trials: list[Trial], runtime: Runtime) -> Iterator[TrialResult]:
-        """After a worker died: one at a time, so that the trial that kills is found and named."""
+    def _alone(
+        self, trials: list[Trial], runtime: Runtime
+    ) -> Generator[TrialResult, None, list[Trial]]:
+        """After a worker died, what the workers had: one at a time, so that the trial that kills is
+        found. Return those whose process died again.
+        """
         died = []
         for trial in trials:
             self._kill()
             try:
-                yield from self._in_pool([trial], runtime)
+                yield from self._in_pool(deque([trial]), {}, runtime)
             except BrokenProcessPool:
                 died.append(trial)
         self._kill()
-        if died:
-            raise process_died(died[0], "its process died twice, perhaps for lack of memory")
+        return died
 
     def _open(self) -> ProcessPoolExecutor:
         if self._pool is None:

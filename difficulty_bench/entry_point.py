@@ -131,6 +131,11 @@ def search_folder(folder: Path) -> None:
         sys.path.append(str(folder))
 
 
+def users_folders() -> tuple[Path, ...]:
+    """Those of `search_folder`, for a process elsewhere."""
+    return tuple(_users_folders)
+
+
 def _import(module_name: str) -> Any:
     """Import as `python -m` would: the working folder counts, after everything installed."""
     search_folder(Path.cwd())

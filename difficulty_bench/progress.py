@@ -74,8 +74,10 @@ class Progress:
 
     def _say_restarting(self) -> None:
         """Which of the trials asked for were stopped, and do not go on from where they were."""
-        for path, checkpoint in checkpoints(self._folder) if self._folder else ():
-            if path.stem in self._open and checkpoint.state is None:
+        if self._folder is None:
+            return
+        for path, checkpoint in checkpoints(self._folder, only=self._open):
+            if checkpoint.state is None:
                 what = f"{self._task} {describe(self._open[path.stem])}"
                 self.note(f"{what}: was stopped at step {checkpoint.steps:,}; {RESTARTS}")
 
@@ -109,7 +111,9 @@ class Progress:
 
     def _look_at(self, folder: Path) -> None:
         while not self._closed.wait(LIVE_S if self._is_live() else LOG_S):
-            for path, checkpoint in checkpoints(folder):
+            with self._lock:
+                asked = list(self._open)
+            for path, checkpoint in checkpoints(folder, only=asked):
                 with self._lock:
                     if path.stem in self._open:
                         self._under_way(path.stem, checkpoint)

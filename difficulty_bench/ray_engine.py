@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import signal
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,7 +20,8 @@ from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .context import Interrupted
-from .engine import GRACE_S, Engine
+from .engine import GRACE_S, LATE_S, Engine
+from .entry_point import search_folder, users_folders
 from .errors import BenchError, ResourceError, first_line
 from .results import TrialResult
 from .trial import Runtime, Trial, process_died, run_trial
@@ -43,15 +47,24 @@ class _Flag:
 
 
 @ray.remote(num_cpus=1, max_retries=0)
-def _work(trial: Trial, runtime: Runtime, flag: Any) -> TrialResult | None:
-    """The result, or None where the trial was interrupted."""
+def _work(trial: Trial, runtime: Runtime, flag: Any, folders: Sequence[Path]) -> TrialResult | None:
+    """The result, or None where the trial was interrupted.
+
+    `folders` hold the user's own modules. Where this node alone is going down, the trial leaves its
+    checkpoint and its process ends: the driver tries it again on another.
+    """
     stop, done = threading.Event(), threading.Event()
     if runtime.must_stop() or ray.get(flag.is_set.remote()):
         return None
+    for folder in folders:
+        search_folder(folder)
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())  # Ray's own exits, as a learner might
     threading.Thread(target=_follow, args=(flag, stop, done), daemon=True).start()
     try:
         return run_trial(trial, replace(runtime, stop=stop))
     except Interrupted:
+        if not runtime.must_stop() and not ray.get(flag.is_set.remote()):
+            os._exit(1)
         return None
     finally:
         done.set()
@@ -83,7 +96,12 @@ class RayEngine(Engine):
 
     def run(self, trials: Sequence[Trial], runtime: Runtime) -> Iterator[TrialResult]:
         runtime, work = _on_nodes(runtime)
-        pending = {work.remote(trial, runtime, self._flag): trial for trial in trials}
+        folders = users_folders()
+
+        def submit(trial: Trial) -> Any:
+            return work.remote(trial, runtime, self._flag, folders)
+
+        pending = {submit(trial): trial for trial in trials}
         died: Counter[str] = Counter()
         lost: ResourceError | None = None
         interrupted, stopped_at = False, 0.0
@@ -99,7 +117,7 @@ class RayEngine(Engine):
                         if stopped_at or self._stop.is_set():
                             result = None  # killed on the way out
                         elif died[trial.identity] < ATTEMPTS:
-                            pending[work.remote(trial, runtime, self._flag)] = trial
+                            pending[submit(trial)] = trial
                             continue
                         else:
                             why = f"its process or node died twice: {first_line(error)}"
@@ -112,7 +130,8 @@ class RayEngine(Engine):
                     stopped_at = time.monotonic()
                     if self._stop.is_set():
                         self._flag.set.remote()  # of the deadline, running trials know themselves
-                if stopped_at and time.monotonic() - stopped_at > GRACE_S:
+                grace = GRACE_S if self._stop.is_set() else LATE_S
+                if stopped_at and time.monotonic() - stopped_at > grace:
                     break
         except BenchError:  # of the task: its other trials shall not hold up the next one's
             _cancel(pending)

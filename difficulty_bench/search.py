@@ -51,6 +51,10 @@ class Plan:
     seeds: int | None = None
     shard: tuple[int, int] = (1, 1)
 
+    def check(self, task: Task, D: int) -> None:
+        """Raise UsageError for a plan that does not fit the task, whatever was measured of it."""
+        replay(self.script(task, D), {})
+
     def next_round(self, task: Task, D: int, outcomes: Known) -> list[Request]:
         """The requests to run now; empty when the study is done (`stop_reason` says why)."""
         return self._step(task, D, outcomes).missing
@@ -93,6 +97,12 @@ class Plan:
         limit = self._limit(task)
         if limit is not None and limit < 1:
             raise UsageError(f"{task.name}: max_trials = {limit}; it must be at least 1")
+        if self.shard[0] > 1 and chosen_lr(task, D, outcomes) is None:
+            # each shard's own might choose other step sizes, which make other trials
+            raise UsageError(
+                f"{task.name}: --shard: its pilots of the learning rate are missing here; run "
+                "shard 1 first, and bench results import its trials into the store of this one"
+            )
         step = replay(self.script(task, D), outcomes, limit)
         if step.capped:  # by a limit that the store is beyond: nothing may be missing
             whole = replay(self.script(task, D), outcomes)

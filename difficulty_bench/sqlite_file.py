@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import platform
 import sqlite3
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +15,7 @@ from .errors import ResourceError
 VERSION = 2  # PRAGMA user_version; raise it with every change of the schema
 APPLICATION = 0x64393030  # PRAGMA application_id ("d900"): tells our files from other people's
 BUSY_S = 30.0
+HELD = errno.EACCES, errno.EAGAIN  # of a lock that another process has
 
 
 class WriterLock:
@@ -43,14 +46,17 @@ class WriterLock:
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self.WRITER)
             fcntl.lockf(self._file, fcntl.LOCK_EX, 1, self.ASKED)
-        except OSError:
-            holder = os.read(self._file, 32).decode(errors="replace").strip() or "unknown"
+        except OSError as error:
+            holder = os.read(self._file, 128).decode(errors="replace").strip() or "unknown"
             os.close(self._file)
+            if error.errno not in HELD:
+                why = f"cannot be locked: {error.strerror}"
+                raise _refuse(path, why, "put it on a file system that has locks") from None
             raise _refuse(
                 path, f"another bench (process {holder}) is writing to it", "wait until it ends"
             ) from None
         os.ftruncate(self._file, 0)
-        os.write(self._file, str(os.getpid()).encode())
+        os.write(self._file, f"{os.getpid()} on {platform.node()}".encode())
         self._held.add(self._path)
 
     @classmethod
@@ -65,8 +71,8 @@ class WriterLock:
             return False
         try:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, cls.ASKED)
-        except OSError:
-            return True
+        except OSError as error:
+            return error.errno in HELD
         finally:
             os.close(file)
         return False
@@ -94,7 +100,9 @@ def open_writer(path: Path | str, schema: str) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
         if not _is_empty(connection):
             _check_stamp(connection, path)
-        connection.execute("PRAGMA journal_mode = WAL")
+        # Not WAL, which several hosts on a network file system cannot share: `bench status` on
+        # another one than the run's could damage the file.
+        connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         if _is_empty(connection):
@@ -108,16 +116,13 @@ def open_writer(path: Path | str, schema: str) -> sqlite3.Connection:
 def open_reader(path: Path) -> sqlite3.Connection | None:
     """Open for reading; None where there is nothing yet. Raise ResourceError as above.
 
-    `mode=rw` with `query_only` lets SQLite keep and clear its own side files; a read-only
-    connection would leave them behind. In a folder that cannot be written it needs both of them;
-    where a writer ended in peace there are none, and the file is read as it stands.
+    `mode=rw` with `query_only` lets SQLite roll back what a killed writer left half done.
     """
     if not path.exists():
         return None
     file = _file_itself(path)
     writable = os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
-    alone = not file.with_name(f"{file.name}-wal").exists()
-    mode = "mode=rw" if writable else "mode=ro&immutable=1" if alone else "mode=ro"
+    mode = "mode=rw" if writable else "mode=ro"
     try:
         connection = sqlite3.connect(
             f"{file.as_uri()}?{mode}", uri=True, timeout=BUSY_S, isolation_level=None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -33,6 +34,7 @@ LACK_OF_MEMORY = "out of memory", "can't allocate memory", "status_alloc_failed"
 # How RuntimeErrors of cuBLAS, cuDNN and Triton begin; only CUDA's own are AcceleratorErrors, and
 # Triton's compiler has classes of its own.
 OF_THE_DEVICE = "cuda error:", "cudnn error:", "cudnn frontend error:", "triton error [cuda]:"
+OF_A_PROCESS = re.compile("dataloader worker .* (is killed by|exited unexpectedly)", re.IGNORECASE)
 OF_A_PATH = (
     *(FileNotFoundError, FileExistsError, PermissionError),
     *(NotADirectoryError, IsADirectoryError),
@@ -150,6 +152,8 @@ class Training:
         except (BenchError, Interrupted):
             raise
         except (Exception, SystemExit) as error:  # a learner that exits has not trained
+            if self.runtime.must_stop():  # a stop may reach the learner's own processes first
+                raise Interrupted(f"stopped in {described(error)}") from error
             check_machine(self.trial, error)
             self.context.check_restored(error)
             if self.runtime.debug:
@@ -275,6 +279,8 @@ def check_machine(trial: Trial, error: BaseException) -> None:
 def is_the_machines(error: BaseException) -> bool:
     of_the_system = isinstance(error, OSError) and not _is_an_environments(error)
     known = of_the_system or isinstance(error, torch.AcceleratorError) or lacks_memory(error)
+    # the pipe of a process that was killed (an AsyncVectorEnv's), or torch's words for one
+    known = known or isinstance(error, EOFError) or bool(OF_A_PROCESS.match(str(error)))
     by_triton = any(kind.__module__.startswith("triton.") for kind in type(error).__mro__)
     return known or by_triton or str(error).lower().startswith(OF_THE_DEVICE)
 

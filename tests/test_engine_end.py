@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
 import threading
 import time
 from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +21,8 @@ from difficulty_bench.context import Interrupted
 from difficulty_bench.engine import GRACE_S, Engine, ProcessEngine, make_engine
 from difficulty_bench.errors import ResourceError, UsageError, described
 from difficulty_bench.ray_engine import LOCAL
-from difficulty_bench.trial import Runtime, Trial
+from difficulty_bench.results import Request, TrialResult
+from difficulty_bench.trial import Runtime, Trial, run_trial
 
 from .test_engine import ENGINES, REQUESTS, TASKS, TINY
 
@@ -35,6 +39,90 @@ def test_stop_ends_what_runs_and_what_waits(name: str, tmp_path: Path) -> None:
     assert time.monotonic() - asked[0] < GRACE_S / 2
     engine.close()
     assert list(folder.glob("*.pt"))
+
+
+@pytest.mark.parametrize("name", ["processes", "ray"])
+def test_a_sigterm_to_a_worker_fails_no_trial(name: str, tmp_path: Path) -> None:
+    """Schedulers signal every process of a job: each trial leaves its checkpoint, none is failed.
+
+    Where only a node of a cluster goes down, its trial is tried again.
+    """
+    engine, marker, folder = ENGINES[name](), tmp_path / "running", tmp_path / "checkpoints"
+    task = TASKS.get("tiny-broken", ["agent.entry_point=tests.tiny:hang", f"agent.marker={marker}"])
+    pids = list[int]()
+
+    def signal_it() -> None:
+        for _ in range(2 if name == "ray" else 1):
+            while not (marker.exists() and marker.read_text()):
+                time.sleep(0.05)
+            pids.append(int(marker.read_text()))
+            marker.unlink()
+            os.kill(pids[-1], signal.SIGTERM)
+
+    threading.Thread(target=signal_it, daemon=True).start()
+    expected = ResourceError if name == "ray" else Interrupted
+    with pytest.raises(expected):
+        list(engine.run([Trial(task, REQUESTS[0])], Runtime(checkpoint_dir=folder)))
+    engine.close()
+    assert len(set(pids)) == (2 if name == "ray" else 1)
+    assert list(folder.glob("*.pt"))
+
+
+def test_what_breaks_while_it_is_stopped_is_not_failed() -> None:
+    """The stop may have reached the learner's own processes first."""
+    trial = Trial(TASKS.get("tiny-broken"), REQUESTS[0])
+    with pytest.raises(Interrupted, match="the learner broke"):
+        run_trial(trial, Runtime(deadline=time.time() - 1))
+
+
+def test_a_fault_of_the_machine_lets_the_other_trials_checkpoint(tmp_path: Path) -> None:
+    marker, folder = tmp_path / "running", tmp_path / "checkpoints"
+    hang = ["agent.entry_point=tests.tiny:hang", f"agent.marker={marker}"]
+    faulty = ["agent.entry_point=tests.tiny:fault", f"agent.marker={marker}"]
+    trials = [Trial(TASKS.get("tiny-broken", own), REQUESTS[0]) for own in (hang, faulty)]
+    engine = ProcessEngine(2)
+    with pytest.raises(ResourceError, match="No space left"):
+        list(engine.run(trials, Runtime(checkpoint_dir=folder)))
+    engine.close()
+    assert [path.stem for path in folder.glob("*.pt")] == [trials[0].identity]
+
+
+def test_one_dead_worker_leaves_the_others_trials_side_by_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only what the workers had in hand is tried one by one."""
+    alone = list[int]()
+    engine = ProcessEngine(2)
+    whole = engine._alone
+
+    def counted(trials: list[Trial], runtime: Runtime) -> Any:
+        alone.append(len(trials))
+        return whole(trials, runtime)
+
+    monkeypatch.setattr(engine, "_alone", counted)
+    trials = [Trial(TASKS.get("tiny"), Request("trial", 3, seed)) for seed in range(8)]
+    killer = Trial(TASKS.get("tiny-broken", ["agent.how=die"]), REQUESTS[2])
+    results = list[TrialResult]()
+    with pytest.raises(ResourceError, match="died twice"):
+        results.extend(engine.run([killer, *trials], Runtime()))
+    engine.close()
+    assert {one.identity for one in results} == {trial.identity for trial in trials}
+    assert sum(alone) <= 2
+
+
+def test_a_trial_that_hears_no_deadline_is_ended_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("difficulty_bench.engine.LATE_S", 0.5)
+    engine, marker = ProcessEngine(2), tmp_path / "running"
+    task = TASKS.get("tiny-broken", ["agent.entry_point=tests.tiny:deaf", f"agent.marker={marker}"])
+    list(engine.run([Trial(TASKS.get("tiny"), REQUESTS[0])], Runtime()))  # workers have begun
+    deadline = time.time() + 3
+    with pytest.raises(Interrupted):
+        list(engine.run([Trial(task, REQUESTS[0])], Runtime(deadline=deadline)))
+    assert marker.exists()
+    assert time.time() < deadline + 60
+    engine.close()
 
 
 def stopped_once_it_runs(engine: Engine, marker: Path) -> list[float]:
@@ -71,7 +159,7 @@ def test_a_worker_that_hears_nothing_is_killed_once_its_time_of_grace_is_over(
 
 def test_a_deadline_ends_trials_that_no_node_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     """They end of themselves: nobody waits until their time of grace is over."""
-    monkeypatch.setattr(ray_engine, "GRACE_S", 1e6)
+    monkeypatch.setattr(ray_engine, "LATE_S", 1e6)
     engine = ENGINES["ray"]()
     task = TASKS.get("tiny-broken", ["agent.how=hang"])
     with pytest.raises(Interrupted):

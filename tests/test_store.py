@@ -264,7 +264,7 @@ def test_readers_work_beside_a_writer_and_leave_no_trace(path: Path) -> None:
 
 def test_a_store_that_was_killed_while_it_was_created_is_an_empty_one(path: Path) -> None:
     path.parent.mkdir()
-    sqlite3.connect(path).execute("PRAGMA journal_mode = WAL").connection.close()
+    path.touch()
     with Store(path, read_only=True) as store:
         assert store.studies() == []
     filled(path).close()
@@ -314,7 +314,7 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(path: Path) -> None:
     other = python(code + "print('open', flush=True); input()", str(path))
     assert other.stdout is not None
     assert other.stdout.readline() == "open\n"
-    with pytest.raises(ResourceError, match=rf"another bench \(process {other.pid}\)"):
+    with pytest.raises(ResourceError, match=rf"another bench \(process {other.pid} on "):
         Store(path)
     Store(path, read_only=True).close()
     other.kill()
@@ -439,7 +439,6 @@ def test_a_folder_that_cannot_be_written_hides_no_result_of_a_killed_writer(
     code += "store = Store(Path(sys.argv[1])); store.put(recorded.result(OF, 'trial', 7, 0, .5));"
     code += "os.kill(os.getpid(), signal.SIGKILL)"
     python(code, str(path)).wait()
-    assert path.with_name("bench.sqlite-wal").stat().st_size
     monkeypatch.setattr(os, "access", lambda *_: False)
     link = path.parents[1] / "link.sqlite"
     link.symlink_to(path)

@@ -113,9 +113,16 @@ def mortal(problem: Problem, network: nn.Module, context: TrialContext, *, marke
 
 
 def hang(problem: Problem, network: nn.Module, context: TrialContext, *, marker: str) -> None:
-    """An agent that touches the file `marker` and then goes on for 100 s."""
-    Path(marker).touch()
+    """An agent that writes its process's number to `marker` and then goes on for 100 s."""
+    Path(marker).write_text(str(os.getpid()))
     misbehave(problem, network, context, how="hang")
+
+
+def fault(problem: Problem, network: nn.Module, context: TrialContext, *, marker: str) -> None:
+    """An agent that finds the disk full once there is a file `marker`."""
+    while not Path(marker).exists():
+        time.sleep(0.05)
+    raise OSError(28, "No space left on device")
 
 
 def bad_problem(*, how: str = "raise") -> Any:

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.shard,
     )
     for one in prepared:
-        plan.next_round(one.task, one.D, {})  # refuses what does not fit
+        plan.check(one.task, one.D)
     if arguments.dry_run:
         return _dry_run(arguments.store, prepared, plan, as_json=arguments.json)
     return _measure(arguments, list(zip(prepared, devices, strict=True)), settings, plan)
