@@ -58,7 +58,8 @@ def _work(trial: Trial, runtime: Runtime, flag: Any, folders: Sequence[Path]) ->
         return None
     for folder in folders:
         search_folder(folder)
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())  # Ray's own exits, as a learner might
+    # Ray's own handler exits, as a learner might
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     threading.Thread(target=_follow, args=(flag, stop, done), daemon=True).start()
     try:
         return run_trial(trial, replace(runtime, stop=stop))
@@ -67,6 +68,7 @@ def _work(trial: Trial, runtime: Runtime, flag: Any, folders: Sequence[Path]) ->
             os._exit(1)
         return None
     finally:
+        signal.signal(signal.SIGTERM, before)
         done.set()
 
 

@@ -33,7 +33,7 @@ from ..trial import Runtime, study_identity
 from ..tuning import relevant
 
 DEFAULT_AGENT = "ppo"  # for --env
-LOCAL = ("--store", "--shard")  # options that change no trial
+NOT_RECORDED = "--store", "--shard"  # options that change no trial
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -238,9 +238,9 @@ def recorded(command: str) -> str:
     """
     words, kept = iter(shlex.split(command)), []
     for word in words:
-        if word in LOCAL:
+        if word in NOT_RECORDED:
             next(words, None)
-        elif not word.startswith(tuple(f"{option}=" for option in LOCAL)):
+        elif not word.startswith(tuple(f"{option}=" for option in NOT_RECORDED)):
             kept.append(word)
     return shlex.join(kept)
 
