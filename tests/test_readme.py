@@ -22,7 +22,7 @@ from difficulty_bench.search import Plan
 from difficulty_bench.trial import Runtime, Trial, run_trial
 from difficulty_bench.tuning import relevant
 
-from . import recorded
+from . import recorded, tiny
 from .test_study import ROOT, bench
 
 README = (ROOT / "README.md").read_text()
@@ -81,20 +81,9 @@ def test_an_own_learner_goes_on_where_it_was(tmp_path: Path) -> None:
     whole = run_trial(trial, Runtime())
     assert (whole.state, whole.steps) == ("complete", 300)
     with pytest.raises(Interrupted, match="step 100"):
-        run_trial(trial, Runtime(checkpoint_dir=tmp_path, stop=After(99)))
+        run_trial(trial, Runtime(checkpoint_dir=tmp_path, stop=tiny.StopAfter(99)))
     resumed = run_trial(trial, Runtime(checkpoint_dir=tmp_path))
     assert (resumed.score, resumed.z) == (whole.score, whole.z)
-
-
-class After:
-    """Asks a training to stop, but not so many times before."""
-
-    def __init__(self, times: int) -> None:
-        self.left = times
-
-    def is_set(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 def test_own_environments_are_accepted(tmp_path: Path) -> None:
