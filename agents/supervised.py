@@ -200,14 +200,19 @@ class _Run:
             self.stepper.zero_grad()
             loss = self.problem.loss(self.network(inputs), y)
             loss.backward()  # type: ignore[no-untyped-call]
-            pairs = [(p.grad, p.detach()) for p in self.kernels if p.grad is not None]
-            if self.l2 and pairs:
-                gradients, kernels = map(list, zip(*pairs, strict=True))
-                torch._foreach_add_(gradients, kernels, alpha=2 * self.l2)
+            if self.l2:
+                self.add_l2()
             return loss
 
         loss: Any = self.stepper.step(objective)
         self.loss_sum += loss.detach() * len(x)
+
+    def add_l2(self) -> None:
+        """The gradient of l2 * sum(w^2), added to those of the kernels w that are trained."""
+        pairs = [(p.grad, p.detach()) for p in self.kernels if p.grad is not None]
+        if pairs:
+            gradients, kernels = map(list, zip(*pairs, strict=True))
+            torch._foreach_add_(gradients, kernels, alpha=2 * self.l2)
 
     def finish_epoch(self, evaluate_every: int) -> None:
         values = {"train_loss": float(self.loss_sum) / self.size}

@@ -206,17 +206,15 @@ class TrialContext:
             self.check_early_stop()
         if self._timeout_s is not None and self.elapsed_s() > self._timeout_s:
             raise TimedOut(f"over timeout_s = {self._timeout_s:g} at step {steps}")
-        stopping = self._runtime.must_stop()
-        due = time.perf_counter() - self._last_save > CHECKPOINT_INTERVAL_S
-        if stopping:
+        if self._runtime.must_stop():
             self._save(None if state is None else state())
-        elif due and state is not None:
+            raise Interrupted(f"stopped at step {steps}")
+        due = time.perf_counter() - self._last_save > CHECKPOINT_INTERVAL_S
+        if due and state is not None:
             try:
                 self._save(state())
             except ResourceError as error:  # the training itself is sound
                 warn(f"{error}; it trains on, and tries again in {CHECKPOINT_INTERVAL_S:g} s")
-        if stopping:
-            raise Interrupted(f"stopped at step {steps}")
 
     def _ends_early(self) -> bool:
         """Read off the curve, so that a resumed trial stops where an uninterrupted one does."""
