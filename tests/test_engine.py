@@ -16,7 +16,7 @@ from unittest.mock import Mock, patch
 import pytest
 import torch
 
-from difficulty_bench import cpu, environment
+from difficulty_bench import context, cpu, environment
 from difficulty_bench.context import Interrupted
 from difficulty_bench.cpu import share_cores
 from difficulty_bench.engine import Engine, InlineEngine, ProcessEngine
@@ -161,6 +161,19 @@ def test_a_checkpoint_that_cannot_be_written_fails_no_trial(tmp_path: Path) -> N
         ResourceError, match=r"cannot write: .*; free or mend the disk, and the same command"
     ):
         run_trial(trial, runtime)
+
+
+def test_a_checkpoint_that_cannot_be_written_in_passing_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").write_text("a file where the folder would be")
+    monkeypatch.setattr(context, "CHECKPOINT_INTERVAL_S", 0.0)
+    trial = Trial(TASKS.get("tiny"), REQUESTS[2])
+    result = run_trial(trial, Runtime(checkpoint_dir=tmp_path / "full"))
+    assert result.state == "complete"
+    said = capsys.readouterr().err
+    assert "cannot write: " in said
+    assert "it trains on, and tries again in" in said
 
 
 @pytest.mark.parametrize(("processes", "threads"), [(1, 16), (6, 2), (32, 1)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import sqlite3
@@ -307,6 +309,20 @@ def execute(path: Path, statement: str) -> None:
     connection.execute(statement)
     connection.commit()
     connection.close()
+
+
+def test_a_file_system_without_locks_is_named_as_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(path).close()
+
+    def lockf(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with pytest.raises(ResourceError, match=r"cannot be locked: No locks .* that has locks"):
+        Store(path)
+    assert not WriterLock.is_held(path)
 
 
 def test_a_second_writer_is_refused_until_the_first_is_gone(path: Path) -> None:

@@ -68,6 +68,8 @@ FAULTS: dict[str, Exception] = {  # of a machine, not of a learner
     "memory": MemoryError("Unable to allocate 24 GiB"),
     "torch memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     "gpu": torch.AcceleratorError("CUDA error: unspecified launch failure"),
+    "pipe": EOFError("the process at the other end is gone"),
+    "loader": RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
 }
 
 
