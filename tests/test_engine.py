@@ -148,7 +148,8 @@ def test_what_came_in_beside_a_dead_worker_is_kept() -> None:
     ):
         pool.return_value.submit.side_effect = ended
         found = list(engine.run(trials, Runtime()))
-    assert trials[0] in found
+    assert found[0].identity == trials[1].identity
+    assert found[1] is trials[0]
     assert {one.identity for one in found} == {trial.identity for trial in trials}
     assert len(found) == len(trials)
 

@@ -76,7 +76,10 @@ def test_a_failed_trial_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFi
     words = ["export", result.identity, str(file), *tiny, "--store", str(tmp_path / "s.sqlite")]
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert f"trial {result.identity[:12]} is native or failed: it has no solution; give" in said
+    assert said == (
+        f"bench: {tmp_path / 's.sqlite'}: trial {result.identity[:12]} is native or failed: it has "
+        "no solution; give a complete one with a d (see bench show)\n"
+    )
     assert not file.exists()
 
 
